@@ -1,0 +1,65 @@
+# Few verbs. `make demo` and `make test` need only Python 3, make and git: what else they need, `make setup` installs.
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(or $(shell command -v uv),.cache/uv/bin/uv)
+export OMP_NUM_THREADS ?= 1
+# Nothing here talks to a hub unless a job names one.
+export HF_HUB_DISABLE_TELEMETRY := 1
+
+.PHONY: help setup lock demo test test-full fmt check generate verify bench clean
+
+help: ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.ready ## the pinned environment in .venv (Python 3.12)
+
+$(VENV)/.ready: requirements/requirements.lock requirements/sglang.txt pyproject.toml .python-version
+	@command -v $(UV) >/dev/null || { python3 -m venv .cache/uv && .cache/uv/bin/pip install -q uv; }
+	@test -x $(BIN)/python || $(UV) venv -q $(VENV)
+	@echo "setup: installing the pinned environment into $(VENV) (about 6 GB the first time)"
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/requirements.lock
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/sglang.txt
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
+	@touch $@
+
+lock: ## renew requirements/requirements.lock from requirements.in
+	$(UV) pip compile -q --no-annotate --no-header --no-emit-index-url --python-version 3.12 requirements/requirements.in -o requirements/requirements.lock
+
+demo: setup ## distil the arithmetic student on this machine (about 3 minutes on two cores)
+	@$(BIN)/python examples/arithmetic/install.py
+	@$(BIN)/opd run --fresh examples/arithmetic/opdjob.yaml
+
+test: setup check ## everything CI runs; what is skipped is printed with its reason
+	$(BIN)/python -m pytest -m "not full" tests
+
+test-full: setup check ## every matrix and three seeds; writes docs/test-report.md
+	$(BIN)/python -m pytest tests --test-report docs/test-report.md
+
+check: setup ## lint, types, import rules, generated files
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	@$(MAKE) --no-print-directory verify
+
+fmt: setup ## format and fix what can be fixed
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+generate: setup ## CRD and reference pages from api/
+	$(BIN)/python -m opd_api.generate
+
+verify: setup ## generated files are in step with api/
+	$(BIN)/python -m opd_api.generate --check
+
+bench: setup ## the comparisons of bench/, ratios in one run
+	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/bench.txt
+	$(BIN)/python bench/step.py
+	$(BIN)/python bench/trl.py
+
+clean: ## remove the environment, caches and runs
+	rm -rf $(VENV) .cache runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
