@@ -1,0 +1,1 @@
+"""The data plane: everything that runs inside an OPDJob's Ray cluster, and the `opd` command. Knows no Kubernetes."""

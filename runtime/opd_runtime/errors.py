@@ -1,0 +1,52 @@
+"""What can go wrong while a job runs. The class says who acts.
+
+OPDError                    (opd_api.errors)
+├── InvalidJob              the user: a document's problems, all at once (opd_api.errors)
+├── UserError               the user: found at start or while running; a retry would fail the same way
+├── TeacherUnavailable      nobody yet: the scorer retries until its deadline, then the attempt fails
+├── LogprobsUnusable        nobody: the sample is masked and counted; above a share the step fails
+├── EngineUnavailable       the loop: the engine is restarted with the current weights
+├── TrainerLost             nobody: the attempt ends, the next one resumes from the newest checkpoint
+├── WeightSyncFailed        the loop: engines restart; twice in a row fails the attempt
+└── CheckpointIncomplete    the resume: an older checkpoint is used
+"""
+
+from opd_api.errors import OPDError
+
+
+class UserError(OPDError):
+    """Something the user must change. `path` names the field or file, `hint` the way out."""
+
+    def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
+        self.path = path
+        self.message = message
+        self.hint = hint
+        super().__init__((f"{path}: " if path else "") + message + (f"\nhint: {hint}" if hint else ""))
+
+
+class TeacherUnavailable(OPDError):
+    """The teacher did not answer within its deadline, or failed the semantic probe."""
+
+    def __init__(self, message: str, *, reason: str = "TeacherUnavailable", hint: str = "") -> None:
+        self.reason = reason
+        super().__init__(message + (f"\nhint: {hint}" if hint else ""))
+
+
+class LogprobsUnusable(OPDError):
+    """A teacher answered with rows that are missing, not finite, positive, or of other tokens."""
+
+
+class EngineUnavailable(OPDError):
+    """A rollout engine died or stopped answering."""
+
+
+class TrainerLost(OPDError):
+    """A trainer process died: its ranks cannot go on without it."""
+
+
+class WeightSyncFailed(OPDError):
+    """An engine's checksum differs from the trainer's, or it refused the weights."""
+
+
+class CheckpointIncomplete(OPDError):
+    """A checkpoint folder without its metadata or tracker."""
