@@ -1,0 +1,226 @@
+"""Where a job's URIs lead on this machine: parses them, fetches what is remote, says what is missing. Reads no model.
+
+`pvc://CLAIM/PATH` is a folder, as in the cluster: `runs/volumes/CLAIM/PATH`, or what `--volume CLAIM=DIR` says.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path, PurePosixPath
+
+from .errors import UserError
+
+VOLUMES_DIR = Path("runs/volumes")
+TRACKER_FILE = "latest_checkpointed_iteration.txt"
+MODEL_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+FORMS = "hf://ORG/NAME[@REVISION], hf://datasets/ORG/NAME[@REVISION][#SPLIT], s3://BUCKET/PREFIX, pvc://CLAIM/PATH, file:///PATH"
+
+
+class Scheme(StrEnum):
+    """What kind of place a URI names."""
+
+    HF_MODEL = "hf"
+    HF_DATASET = "hf-dataset"
+    S3 = "s3"
+    PVC = "pvc"
+    FILE = "file"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uri:
+    """One parsed URI of the contract."""
+
+    text: str
+    scheme: Scheme
+    place: str
+    """ORG/NAME, bucket or claim; "" for a file."""
+    path: str = ""
+    """Path inside the bucket or claim, absolute for a file; "" on the hub."""
+    revision: str | None = None
+    split: str | None = None
+
+
+HF_PATTERN = re.compile(r"(?P<name>[\w.-]+/[\w.-]+)(@(?P<revision>[^#@]+))?(#(?P<split>[^#]+))?")
+
+
+def parse_uri(text: str) -> Uri:
+    """Raises UserError for any other form, and for `..` in a path: it would lead out of the claim or bucket."""
+    scheme, separator, rest = text.partition("://")
+    if ".." in PurePosixPath(rest).parts:
+        raise UserError(f"`..` in {text}", hint="name the folder itself")
+    if scheme == "hf" and separator:
+        return _parse_hf(text, rest)
+    if scheme == "file" and rest.startswith("/"):
+        return Uri(text=text, scheme=Scheme.FILE, place="", path=rest)
+    place, _, path = rest.partition("/")
+    if scheme in ("s3", "pvc") and place:
+        return Uri(text=text, scheme=Scheme(scheme), place=place, path=path.strip("/"))
+    if scheme == "file":
+        raise UserError(f"{text} is a relative path", hint="file:/// and an absolute path, for example file:///data/x")
+    raise UserError(f"{text!r} is not a URI this job can use", hint=f"one of {FORMS}")
+
+
+def _parse_hf(text: str, rest: str) -> Uri:
+    is_dataset = rest.startswith("datasets/")
+    match = HF_PATTERN.fullmatch(rest.removeprefix("datasets/"))
+    if match is None or (match["split"] and not is_dataset):
+        raise UserError(f"{text} does not name a repository", hint=f"one of {FORMS}")
+    return Uri(
+        text=text,
+        scheme=Scheme.HF_DATASET if is_dataset else Scheme.HF_MODEL,
+        place=match["name"],
+        revision=match["revision"],
+        split=match["split"],
+    )
+
+
+def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
+    """The local folder with config.json, tokenizer and safetensors, fetched if need be. UserError names what is missing."""
+    parsed = parse_uri(uri)
+    folder = _locate(parsed, volumes, cache_dir)
+    missing = missing_model_files(folder)
+    if missing:
+        raise UserError(
+            f"{uri}: {folder} is no Hugging Face model: it lacks {', '.join(missing)}", hint=_place_hint(parsed)
+        )
+    return folder
+
+
+def resolve_checkpoint(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
+    """The local folder of a Megatron checkpoint (tracker file and the iteration it names) or a Hugging Face model."""
+    parsed = parse_uri(uri)
+    folder = _locate(parsed, volumes, cache_dir)
+    if (folder / "config.json").exists():
+        return resolve_model(uri, volumes, cache_dir)
+    tracker = folder / TRACKER_FILE
+    if not tracker.is_file():
+        raise UserError(
+            f"{uri}: {folder} is no checkpoint: it has no tracker file {TRACKER_FILE}",
+            hint="name the folder that holds the tracker file, not one of its iterations",
+        )
+    said = tracker.read_text().strip()
+    if not (said == "release" or said.isdecimal()):
+        raise UserError(
+            f"{tracker}: {said!r} is neither an iteration nor `release`", hint="write the newest iteration into it"
+        )
+    iteration = folder / ("release" if said == "release" else f"iter_{int(said):07d}")
+    if not iteration.is_dir():
+        raise UserError(
+            f"{tracker} names {iteration.name}, which is not there",
+            hint="put the folder back, or name another checkpoint",
+        )
+    return folder
+
+
+def resolve_prompts(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> str:
+    """A local file or folder; `hf://datasets/…` is left as it is: the datasets library keeps its own cache."""
+    parsed = parse_uri(uri)
+    if parsed.scheme is Scheme.HF_DATASET:
+        return uri
+    if parsed.scheme is Scheme.HF_MODEL:
+        raise UserError(f"{uri} names a model, not prompts", hint=f"hf://datasets/{parsed.place} names a data set")
+    return str(_locate(parsed, volumes, cache_dir))
+
+
+def missing_model_files(folder: Path) -> list[str]:
+    """What a Hugging Face model folder lacks, in words; empty when it is whole."""
+    missing = [] if (folder / "config.json").is_file() else ["config.json"]
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        missing.append("a tokenizer (tokenizer.json)")
+    index = folder / "model.safetensors.index.json"
+    if index.is_file():
+        shards = set(json.loads(index.read_text())["weight_map"].values())
+        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
+    elif not any(folder.glob("*.safetensors")):
+        missing.append("weights (*.safetensors)")
+    return missing
+
+
+def _locate(uri: Uri, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
+    """The file or folder on this machine; it exists."""
+    match uri.scheme:
+        case Scheme.HF_MODEL:
+            return _fetch_from_hub(uri, cache_dir)
+        case Scheme.S3:
+            return _fetch_from_s3(uri, cache_dir)
+        case Scheme.PVC:
+            path = (volumes.get(uri.place, VOLUMES_DIR / uri.place) / uri.path).absolute()
+        case Scheme.FILE:
+            path = Path(uri.path)
+        case Scheme.HF_DATASET:
+            raise UserError(f"{uri.text} names a data set, not a model", hint="hf://ORG/NAME names a model")
+    if not path.exists():
+        raise UserError(f"{uri.text}: {path} does not exist", hint=_place_hint(uri))
+    return path
+
+
+def _place_hint(uri: Uri) -> str:
+    if uri.scheme is Scheme.PVC:
+        return f"put it there, or say where the claim's files are: --volume {uri.place}=DIR"
+    return "correct the URI, or put the files there"
+
+
+def _fetch_from_hub(uri: Uri, cache_dir: Path) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    try:
+        folder = snapshot_download(
+            uri.place, revision=uri.revision, cache_dir=cache_dir / "hub", allow_patterns=MODEL_PATTERNS
+        )
+    except errors.GatedRepoError as error:
+        raise UserError(f"{uri.text} is gated", hint="accept its terms on the hub and set HF_TOKEN") from error
+    except errors.RevisionNotFoundError as error:
+        raise UserError(
+            f"{uri.text}: no revision {uri.revision}", hint="a branch, tag or commit of the repository"
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise UserError(
+            f"{uri.text}: the hub has no such model, or not for you",
+            hint="check the name; a private one needs HF_TOKEN",
+        ) from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+        reason = str(error).strip().split("\n")[0]
+        raise UserError(
+            f"{uri.text}: could not be fetched from the hub ({reason})",
+            hint="check the network or HF_ENDPOINT; or download the model elsewhere and name it as file:/// or pvc://",
+        ) from error
+    return Path(folder)
+
+
+def _fetch_from_s3(uri: Uri, cache_dir: Path) -> Path:
+    """Copies the prefix once; a copy that was interrupted leaves only `….part`, which the next try replaces."""
+    from pyarrow import fs
+
+    target = cache_dir / "s3" / uri.place / (uri.path or "_")
+    if target.exists():
+        return target
+    part = target.with_name(f"{target.name}.{os.getpid()}.part")
+    source = f"{uri.place}/{uri.path}".rstrip("/")
+    try:
+        bucket = s3_filesystem()
+        kind = bucket.get_file_info(source).type
+        if kind is fs.FileType.NotFound:
+            raise UserError(f"{uri.text}: nothing there", hint="check bucket and prefix")
+        (part if kind is fs.FileType.Directory else part.parent).mkdir(parents=True, exist_ok=True)
+        fs.copy_files(source, str(part), source_filesystem=bucket, destination_filesystem=fs.LocalFileSystem())
+        if not target.exists():
+            part.rename(target)
+    except OSError as error:
+        raise UserError(
+            f"{uri.text}: could not be fetched ({str(error).splitlines()[0]})",
+            hint="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
+        ) from error
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
+    return target
+
+
+def s3_filesystem():
+    """Credentials, region and endpoint come from the usual AWS_… environment."""
+    from pyarrow import fs
+
+    return fs.S3FileSystem(connect_timeout=10, request_timeout=60)
