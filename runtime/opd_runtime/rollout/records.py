@@ -41,7 +41,7 @@ class Rows(Protocol):
 
 
 def open_rows(path: str, keys: Keys) -> Rows:
-    """A file, a folder of files (sorted, with sub-folders) or `hf://datasets/…`. Raises UserError, also when it is empty."""
+    """A file, a folder of files (sorted, sub-folders too) or `hf://datasets/…`. Raises UserError, also when empty."""
     if path.startswith("hf://"):
         rows: Rows = ArrowRows(load_hub_table(path), path, keys)
     elif Path(path).is_dir():

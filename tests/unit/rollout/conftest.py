@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from opd_api.spec import Data, PromptSource as PromptSourceSpec
+from opd_api.spec import Data
+from opd_api.spec import PromptSource as PromptSourceSpec
 from opd_runtime.config import PromptSource
 from opd_runtime.rollout.sample import Prompt, Sample
 from opd_runtime.rollout.tokenizer import PromptTokenizer

@@ -1,4 +1,4 @@
-"""Where URIs lead, and what a user reads when they lead nowhere. Hub and S3 are stand-ins: nothing leaves the machine."""
+"""Where URIs lead, and what a user reads when they lead nowhere. Hub and S3 are stand-ins here."""
 
 import json
 import re

@@ -1,6 +1,6 @@
 """Reward 1 when response and label are the same mathematics (math-verify), judged in processes that can be killed.
 
-The library limits itself with signals, which a long computation inside C never sees; so the limit here is a kill.
+Two limits: the worker's own alarm, after which it lives on, and a kill for what hangs where no signal is seen.
 """
 
 import asyncio
@@ -16,15 +16,15 @@ WORKER = Path(__file__).with_name("math_worker.py")
 WORKERS = 2
 START_SECONDS = 120.0
 """Importing sympy takes two seconds, many more on a busy machine; it is no part of a verification's time."""
-LIBRARY_SECONDS = 5
-"""math-verify's own limit for parsing and for comparing: it lets the worker live."""
+ALARM_SECONDS = 5.0
+"""What a verification may take in the worker, at most half of the time limit; past the time limit it is killed."""
 
 
 class MathVerifier:
     """A pool of workers, each started when first needed. One that hangs or dies is replaced; its sample gets 0."""
 
     timeouts: int
-    """Verifications that were killed at the time limit."""
+    """Verifications that ran out of time, by either limit."""
 
     def __init__(self, *, timeout_seconds: float, workers: int = WORKERS) -> None:
         self.timeouts = 0
@@ -40,7 +40,7 @@ class MathVerifier:
         question = {
             "label": sample.label,
             "response": sample.response,
-            "timeout_seconds": max(1, min(LIBRARY_SECONDS, int(self._timeout_seconds))),
+            "limit_seconds": min(ALARM_SECONDS, self._timeout_seconds / 2),
         }
         worker = await self._slots.get()
         try:
@@ -53,7 +53,7 @@ class MathVerifier:
             self._slots.put_nowait(worker if worker in self._running else None)
 
     async def _ask(self, worker: Process, question: str) -> float:
-        """The worker's number; 0 when it was killed at the limit or died of the question (out of memory)."""
+        """The worker's number; 0 when it ran out of time or died of the question (out of memory)."""
         assert worker.stdin is not None and worker.stdout is not None
         try:
             async with asyncio.timeout(self._timeout_seconds):
@@ -67,6 +67,9 @@ class MathVerifier:
             reply = b""
         if not reply:
             await self._stop(worker)
+            return 0.0
+        if reply.strip() == b"timeout":
+            self.timeouts += 1
             return 0.0
         return float(reply)
 
