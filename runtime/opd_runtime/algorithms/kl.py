@@ -5,6 +5,7 @@ Shapes: N response tokens packed.
 
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 LOW_VAR_BOUND = 10.0
@@ -25,7 +26,7 @@ def kl_estimate(logprobs_N: Tensor, ref_logprobs_N: Tensor, kind: Literal["K1", 
         case "K2":
             return d_N.square() / 2
         case "K3":
-            return (-d_N).exp() - 1 + d_N
+            return torch.expm1(-d_N) + d_N
         case "LowVar":
             d_N = d_N.clamp(-LOW_VAR_LOG_RATIO_BOUND, LOW_VAR_LOG_RATIO_BOUND)
-            return ((-d_N).exp() - 1 + d_N).clamp(-LOW_VAR_BOUND, LOW_VAR_BOUND)
+            return (torch.expm1(-d_N) + d_N).clamp(-LOW_VAR_BOUND, LOW_VAR_BOUND)
