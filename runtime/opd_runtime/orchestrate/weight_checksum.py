@@ -1,9 +1,9 @@
 """What an engine's weight checksums must be, computed from the trainer's Hugging Face tensors. Pure; talks to nobody.
 
-SGLang hashes the parameters it holds: q, k, v (and gate, up) fused into one, split over tensor-parallel ranks, vocabulary rows
-padded with zeros. The same bytes are put together here from what the trainer exported and hashed the same way, so equal sums mean
-that the engine computes with the trainer's weights, bit for bit, and a tensor that was never sent, went into the wrong
-place or is from an earlier step has a name in the error.
+SGLang hashes the parameters it holds: q, k, v (and gate, up) fused into one, split over tensor-parallel ranks, vocabulary
+rows padded with zeros. The same bytes are put together here from what the trainer exported and hashed the same way, so
+equal sums mean that the engine computes with the trainer's weights, bit for bit, and a tensor that was never sent, went
+into the wrong place or is from an earlier step has a name in the error.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ class ExpectedChecksums:
         self._incomplete: dict[str, dict[str, Tensor]] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """A full tensor under its Hugging Face name, in the engine's dtype. Kept only until its fused parameter is complete."""
+        """A full tensor under its Hugging Face name, in the engine's dtype. Kept until its fused parameter is complete."""
         target, parts = _engine_name(name)
         arrived = self._incomplete.setdefault(target, {})
         arrived[name] = tensor
@@ -63,7 +63,7 @@ class ExpectedChecksums:
 
     def _shard(self, name: str, tensor: Tensor, rank: int) -> Tensor:
         """The part of a full tensor that tensor-parallel rank `rank` of the engine holds."""
-        size, module = self.tensor_parallel, name.rsplit(".", 2)[-2]
+        size, module = self.tensor_parallel, name.rpartition(".")[0].rpartition(".")[2]
         if module in ("embed_tokens", "lm_head"):
             return _vocabulary_shard(tensor, rank, size)
         if size == 1:
@@ -124,8 +124,8 @@ _SEED = 0x243F6A88
 def _word_hash(raw: Tensor) -> int:
     """SGLang's hash of a CUDA tensor, in torch operations that run on any device.
 
-    Each 32-bit word is mixed with its position and summed over tiles of 8192 words, twice with different seeds; the 64-bit
-    tile hashes are summed and mixed once more. int32 arithmetic wraps like the unsigned one, only right shifts need care.
+    Each 32-bit word is mixed with its position and summed over tiles of 8192 words, twice with different seeds; the
+    64-bit tile hashes are summed and mixed once more. int32 arithmetic wraps like the unsigned one; right shifts do not.
     """
     raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 4))
     words, total = raw.view(torch.int32), 0

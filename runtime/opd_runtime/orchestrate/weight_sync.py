@@ -1,7 +1,7 @@
-"""Brings the trainer's weights into the rollout engines and proves that they arrived. Runs in trainer rank 0; knows no Ray.
+"""Brings the trainer's weights into the rollout engines and proves that they arrived. Runs in trainer rank 0, knows no Ray.
 
-After every sync each engine hashes the parameters it computes with, and the sums must be those of the tensors that
-the trainer exported. A version number alone proves nothing: SGLang accepts unknown names and leaves alone what it was not sent.
+After every sync each engine hashes the parameters it computes with, and the sums must be those of the tensors that the
+trainer exported. A version number proves nothing: SGLang accepts unknown names and keeps what it was not sent.
 """
 
 import time
@@ -60,7 +60,7 @@ class WeightSender:
         bucket_bytes: int = BUCKET_BYTES,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
-        """`scratch_dir`: for Disk, a folder every engine can read. `kv_heads`: of the model; says how engines shard k and v."""
+        """`scratch_dir`: for Disk, a folder every engine can read. `kv_heads`: of the model; how engines shard k and v."""
         self.transport, self.scratch_dir = transport, scratch_dir
         self.kv_heads, self.bucket_bytes = kv_heads, bucket_bytes
         self.engines = Engines(urls, deadline_seconds)
@@ -78,8 +78,8 @@ class WeightSender:
     def send(self, weights: Iterator[tuple[str, Tensor]], version: int) -> SyncReport:
         """The weights (Hugging Face names, full tensors, the engines' dtype) into every engine, then the proof.
 
-        Raises WeightSyncFailed when an engine refuses or holds other weights afterwards, EngineUnavailable when one does not
-        answer in time. The engines' weights are undefined then: restart those that died, make a new sender, send again.
+        Raises WeightSyncFailed when an engine refuses or holds other weights afterwards, EngineUnavailable when one does
+        not answer in time. What the engines hold is undefined then: restart the dead, make a new sender, send again.
         """
         started = time.perf_counter()
         watched = _Watched(weights, ExpectedChecksums(tensor_parallel=self.tensor_parallel, kv_heads=self.kv_heads))

@@ -1,7 +1,7 @@
-"""The three ways weights reach SGLang: over a process group, inside HTTP requests, through a folder. None of them proves anything.
+"""The three ways weights reach SGLang: over a process group, inside HTTP requests, through a folder. They prove nothing.
 
-All of them take buckets of (Hugging Face name, full tensor); the engines fuse and shard. Weights are written while no request
-runs: SGLang lets running generations finish first (unless it was paused), and refuses the update if some are still queued.
+All take buckets of (Hugging Face name, full tensor); the engines fuse and shard. SGLang lets running generations finish
+before it touches its weights and lets new ones wait, so nothing has to be paused; the loop syncs between rollouts anyway.
 """
 
 import base64
@@ -46,7 +46,7 @@ class Bucket:
 
 
 def buckets(weights: NamedTensors, limit_bytes: int) -> Iterator[Bucket]:
-    """Cut at `limit_bytes` (a larger tensor travels alone) and where the dtype changes, which keeps every view aligned."""
+    """Cut at `limit_bytes` (a larger tensor travels alone) and where the dtype changes, so that every view is aligned."""
     held: list[tuple[str, Tensor]] = []
     size = 0
     for name, tensor in weights:
@@ -126,7 +126,7 @@ class Transport(Protocol):
     def connect(self) -> None: ...
 
     def publish(self, parts: Iterator[Bucket], version: str) -> None:
-        """All buckets to all engines. Raises WeightSyncFailed or EngineUnavailable; engines may then hold half of them."""
+        """All buckets to all engines. Raises WeightSyncFailed or EngineUnavailable; engines may then hold a part."""
 
     def close(self) -> None: ...
 
@@ -157,7 +157,7 @@ class TensorTransport:
 
 
 class DistributedTransport:
-    """Broadcast from this process (rank 0) to every engine's tensor-parallel ranks: NCCL between GPUs, gloo between CPUs."""
+    """Broadcast from this process (rank 0) to every tensor-parallel rank of every engine: NCCL on GPUs, gloo on CPUs."""
 
     def __init__(self, engines: Engines, tensor_parallel: int, *, cuda: bool) -> None:
         self.engines, self.tensor_parallel, self.cuda = engines, tensor_parallel, cuda
@@ -203,28 +203,25 @@ class DistributedTransport:
             try:
                 self.engines.settle(receiving, beside=broadcast)
             except Exception:
-                self._abort()
+                self.close()
                 raise
         self.engines.post("/end_weight_update")
 
     def close(self) -> None:
+        """Leaves the group. An engine that is gone needs no goodbye; one that is there thereby ends a broadcast it refused."""
         if self._group is None:
             return
         leaving = self.engines.start(
             "/destroy_weights_update_group", [{"group_name": self.name}] * len(self.engines.urls)
         )
-        wait(leaving, timeout=10)  # an engine that is gone needs no goodbye
-        self._abort()
+        wait(leaving, timeout=10)
+        self.engines.run(self._group.abort)  # waits for a pending broadcast, so not here
+        self._group = None
 
     def _broadcast(self, flat: Tensor) -> None:
         options = dist.BroadcastOptions()
         options.rootRank = 0
         self._group.broadcast([flat], options).wait(timedelta(seconds=self.engines.deadline_seconds))
-
-    def _abort(self) -> None:
-        if self._group is not None:
-            self._group.abort()
-            self._group = None
 
 
 class DiskTransport:
@@ -274,15 +271,15 @@ def _load_from_bytes(data: bytes) -> Any:
     return torch.load(io.BytesIO(data), weights_only=True)
 
 
-# Importing megatron-core 0.19 replaces `torch.storage._load_from_bytes`, and every tensor pickled afterwards names Megatron's
-# function, which SGLang's unpickler forbids (it ends the server). pickle writes a function as its module and name
-# and insists that it is found there, so while pickling a function of that name stands there. It does what torch's does, so a thread
-# that unpickles a tensor meanwhile is not disturbed.
+# Importing megatron-core 0.19 replaces `torch.storage._load_from_bytes`, and every tensor pickled afterwards names
+# Megatron's function, which SGLang's unpickler forbids (it ends the server). pickle writes a function as its module and name
+# and insists on finding it there, so a function of the right name stands there while we pickle. It does what torch's does,
+# so a thread that unpickles a tensor meanwhile is not disturbed.
 _load_from_bytes.__module__, _load_from_bytes.__qualname__ = "torch.storage", "_load_from_bytes"
 
 
 def _pickled(part: Bucket) -> str:
-    """SGLang's flattened bucket: one storage instead of one a tensor, and no class of SGLang is needed to say what is in it."""
+    """SGLang's flattened bucket: one storage for all, and no class of SGLang is needed to say what is in it."""
     contents, position = [], 0
     for name, tensor in part.named:
         contents.append(
@@ -302,9 +299,9 @@ def _pickled(part: Bucket) -> str:
 
 
 def _make_group(store: dist.Store, name: str, world_size: int, timeout: timedelta, cuda: bool) -> Any:
-    """A process group of its own, known to nobody else: the trainer's default group and SGLang's stay as they are.
+    """A group known to nobody else: the trainer's default group and SGLang's stay as they are.
 
-    The prefixes are those that SGLang's side puts before its keys (its own, torch's for the group, torch's for the device).
+    The prefixes are those on SGLang's side of the store: its own, torch's for the group, torch's for the device.
     """
     for prefix in (name, f"{name}/", "cuda/" if cuda else "cpu/"):
         store = dist.PrefixStore(prefix, store)
