@@ -1,13 +1,14 @@
 """What an engine's weight checksums must be, computed from the trainer's Hugging Face tensors. Pure; talks to nobody.
 
-SGLang hashes the parameters it holds: q, k, v (and gate, up) fused into one, split over tensor-parallel ranks, vocabulary
-rows padded with zeros. The same bytes are put together here from what the trainer exported and hashed the same way, so
-equal sums mean that the engine computes with the trainer's weights, bit for bit, and a tensor that was never sent, went
-into the wrong place or is from an earlier step has a name in the error.
+SGLang hashes the parameters it holds: q, k, v (and gate, up) fused into one, split over tensor-parallel ranks, the
+vocabulary's rows padded with zeros. The same bytes are put together here from the trainer's export, and hashed the
+same way. Equal sums mean that the engine computes with the trainer's weights, bit for bit; a tensor that was never
+sent, went into the wrong place or is from an earlier step has its name in the error.
 """
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -32,7 +33,7 @@ class ExpectedChecksums:
         self._incomplete: dict[str, dict[str, Tensor]] = {}
 
     def add(self, name: str, tensor: Tensor) -> None:
-        """A full tensor under its Hugging Face name, in the engine's dtype. Kept until its fused parameter is complete."""
+        """A full tensor by its Hugging Face name, in the engine's dtype; kept until its parameter is complete."""
         target, parts = _engine_name(name)
         arrived = self._incomplete.setdefault(target, {})
         arrived[name] = tensor
@@ -42,7 +43,7 @@ class ExpectedChecksums:
         for rank, sums in enumerate(self._sums):
             sums[target] = checksum([self._shard(part, arrived[part], rank) for part in parts])
 
-    def differences(self, ranks: Sequence[Mapping]) -> Iterator[str]:
+    def differences(self, ranks: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         """A line for each parameter that is not the trainer's; `ranks` as `/weights_checker` answers."""
         if len(ranks) != self.tensor_parallel:
             yield f"{len(ranks)} ranks answered, {self.tensor_parallel} expected"
@@ -125,7 +126,7 @@ def _word_hash(raw: Tensor) -> int:
     """SGLang's hash of a CUDA tensor, in torch operations that run on any device.
 
     Each 32-bit word is mixed with its position and summed over tiles of 8192 words, twice with different seeds; the
-    64-bit tile hashes are summed and mixed once more. int32 arithmetic wraps like the unsigned one; right shifts do not.
+    64-bit tile hashes are summed and mixed once more. int32 arithmetic wraps like uint32; right shifts do not.
     """
     raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 4))
     words, total = raw.view(torch.int32), 0

@@ -1,4 +1,4 @@
-"""Brings the trainer's weights into the rollout engines and proves that they arrived. Runs in trainer rank 0, knows no Ray.
+"""Brings the trainer's weights into the rollout engines and proves that they arrived. Runs in trainer rank 0.
 
 After every sync each engine hashes the parameters it computes with, and the sums must be those of the tensors that the
 trainer exported. A version number proves nothing: SGLang accepts unknown names and keeps what it was not sent.
@@ -60,11 +60,11 @@ class WeightSender:
         bucket_bytes: int = BUCKET_BYTES,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
-        """`scratch_dir`: for Disk, a folder every engine can read. `kv_heads`: of the model; how engines shard k and v."""
-        self.transport, self.scratch_dir = transport, scratch_dir
+        """`scratch_dir`: for Disk, a folder all engines can read. `kv_heads`: the model's; how k and v are split."""
+        self.transport: Transport | None = None
+        self.kind, self.scratch_dir = transport, scratch_dir
         self.kv_heads, self.bucket_bytes = kv_heads, bucket_bytes
         self.engines = Engines(urls, deadline_seconds)
-        self._transport: Transport | None = None
 
     def connect(self) -> None:
         """Asks the engines how they are split, and joins them in a process group where the transport needs one."""
@@ -72,18 +72,19 @@ class WeightSender:
         if len(sizes) != 1:
             raise WeightSyncFailed(f"engines with different tensor-parallel sizes: {sorted(sizes)}")
         self.tensor_parallel = sizes.pop()
-        self._transport = self._new_transport()
-        self._transport.connect()
+        self.transport = self._new_transport()
+        self.transport.connect()
 
     def send(self, weights: Iterator[tuple[str, Tensor]], version: int) -> SyncReport:
         """The weights (Hugging Face names, full tensors, the engines' dtype) into every engine, then the proof.
 
-        Raises WeightSyncFailed when an engine refuses or holds other weights afterwards, EngineUnavailable when one does
-        not answer in time. What the engines hold is undefined then: restart the dead, make a new sender, send again.
+        Raises WeightSyncFailed when an engine refuses or then holds other weights, EngineUnavailable when one does not
+        answer in time. What the engines hold is undefined then: restart the dead, make a new sender, send again.
         """
+        assert self.transport is not None, "connect first"
         started = time.perf_counter()
         watched = _Watched(weights, ExpectedChecksums(tensor_parallel=self.tensor_parallel, kv_heads=self.kv_heads))
-        self._transport.publish(buckets(watched, self.bucket_bytes), str(version))
+        self.transport.publish(buckets(watched, self.bucket_bytes), str(version))
         return self._prove(watched, version, started)
 
     def verify(self, weights: Iterator[tuple[str, Tensor]], version: int) -> SyncReport:
@@ -100,9 +101,9 @@ class WeightSender:
         return report
 
     def close(self) -> None:
-        if self._transport is not None:
-            self._transport.close()
-            self._transport = None
+        if self.transport is not None:
+            self.transport.close()
+            self.transport = None
         self.engines.close()
 
     def _prove(self, sent: "_Watched", version: int, started: float) -> SyncReport:
@@ -125,7 +126,7 @@ class WeightSender:
         )
 
     def _new_transport(self) -> Transport:
-        match self.transport:
+        match self.kind:
             case "Tensor":
                 return TensorTransport(self.engines, self.tensor_parallel)
             case "Distributed":

@@ -1,7 +1,7 @@
-"""The three ways weights reach SGLang: over a process group, inside HTTP requests, through a folder. They prove nothing.
+"""The three ways weights reach SGLang: over a process group, inside HTTP requests, through a folder. No proof here.
 
 All take buckets of (Hugging Face name, full tensor); the engines fuse and shard. SGLang lets running generations finish
-before it touches its weights and lets new ones wait, so nothing has to be paused; the loop syncs between rollouts anyway.
+before it touches its weights and lets new ones wait, so nothing is paused; the loop syncs between rollouts anyway.
 """
 
 import base64
@@ -10,7 +10,7 @@ import pickle
 import shutil
 import socket
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
@@ -30,6 +30,7 @@ from torch import Tensor
 from ..errors import EngineUnavailable, WeightSyncFailed
 
 NamedTensors = Iterable[tuple[str, Tensor]]
+Call = Future[dict[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Bucket:
 
 
 def buckets(weights: NamedTensors, limit_bytes: int) -> Iterator[Bucket]:
-    """Cut at `limit_bytes` (a larger tensor travels alone) and where the dtype changes, so that every view is aligned."""
+    """Cut at `limit_bytes` (a larger tensor travels alone) and where the dtype changes, so every view is aligned."""
     held: list[tuple[str, Tensor]] = []
     size = 0
     for name, tensor in weights:
@@ -65,39 +66,42 @@ class Engines:
     def __init__(self, urls: Sequence[str], deadline_seconds: float) -> None:
         self.urls = [url.rstrip("/") for url in urls]
         self.deadline_seconds = deadline_seconds
-        # Twice: the requests of one bucket are in flight while the broadcast that they wait for runs.
-        self._threads = ThreadPoolExecutor(2 * len(urls) + 1, thread_name_prefix="weight-sync")
-        self._http = httpx.Client(timeout=deadline_seconds, trust_env=False)
+        # For each engine a call that hangs and the one that cleans up after it; a broadcast and its abort.
+        self._threads = ThreadPoolExecutor(2 * len(urls) + 2, thread_name_prefix="weight-sync")
+        # The server drops an idle connection after 5 s: ours go first, or a request could meet one that is closing.
+        self._http = httpx.Client(timeout=deadline_seconds, trust_env=False, limits=httpx.Limits(keepalive_expiry=2))
 
     def get(self, path: str) -> list[dict[str, Any]]:
-        return self.settle([self._threads.submit(self._request, "GET", url + path) for url in self.urls])
+        return self.settle([self.run(self._request, "GET", url + path) for url in self.urls])
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> list[dict[str, Any]]:
         """The same request to every engine; their answers in order."""
-        return self.settle(self.start(path, [body or {}] * len(self.urls)))
+        return self.settle(self.start(path, body))
 
-    def start(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Future]:
-        """One body an engine; returns at once."""
-        encoded = {id(body): orjson.dumps(body) for body in bodies}
-        return [
-            self._threads.submit(self._request, "POST", url + path, encoded[id(body)])
-            for url, body in zip(self.urls, bodies, strict=True)
-        ]
+    def start(self, path: str, body: dict[str, Any] | None = None) -> list[Call]:
+        """As `post`, without waiting."""
+        content = orjson.dumps(body or {})
+        return [self.run(self._request, "POST", url + path, content) for url in self.urls]
 
-    def settle(self, calls: Sequence[Future], beside: Future | None = None) -> list[dict[str, Any]]:
+    def start_each(self, path: str, bodies: Sequence[dict[str, Any]]) -> list[Call]:
+        """One body for each engine, without waiting."""
+        pairs = zip(self.urls, bodies, strict=True)
+        return [self.run(self._request, "POST", url + path, orjson.dumps(body)) for url, body in pairs]
+
+    def settle(self, calls: Sequence[Call], beside: Future[Any] | None = None) -> list[dict[str, Any]]:
         """Answers of `calls`; the first failure, of a call or of what runs `beside` them, ends the wait."""
         everything = [*calls, *([beside] if beside else [])]
         done, pending = wait(everything, timeout=self.deadline_seconds, return_when=FIRST_EXCEPTION)
-        failed = [future for future in everything if future in done and future.exception()]
-        if failed:
-            raise failed[0].exception()
+        for future in everything:
+            if future in done:
+                future.result()  # raises what it raised
         if pending:
             raise EngineUnavailable(
                 f"no answer to a weight update within {self.deadline_seconds:.0f} s from {self.urls}"
             )
         return [call.result() for call in calls]
 
-    def run(self, function, *arguments) -> Future:
+    def run(self, function: Callable[..., Any], *arguments: Any) -> Future[Any]:
         """`function` in one of the threads."""
         return self._threads.submit(function, *arguments)
 
@@ -141,7 +145,7 @@ class TensorTransport:
 
     def publish(self, parts: Iterator[Bucket], version: str) -> None:
         open_session(self.engines)
-        sending: list[Future] = []
+        sending: list[Call] = []
         for part in parts:
             body = {
                 "serialized_named_tensors": [_pickled(part)] * self.tensor_parallel,
@@ -149,7 +153,7 @@ class TensorTransport:
                 **_final(part, version),
             }
             self.engines.settle(sending)  # so one bucket is in flight while the next is packed
-            sending = self.engines.start("/update_weights_from_tensor", [body] * len(self.engines.urls))
+            sending = self.engines.start("/update_weights_from_tensor", body)
         self.engines.settle(sending)
         self.engines.post("/end_weight_update")
 
@@ -157,7 +161,7 @@ class TensorTransport:
 
 
 class DistributedTransport:
-    """Broadcast from this process (rank 0) to every tensor-parallel rank of every engine: NCCL on GPUs, gloo on CPUs."""
+    """Broadcast from this process (rank 0) to all tensor-parallel ranks of all engines: NCCL on GPUs, gloo on CPUs."""
 
     def __init__(self, engines: Engines, tensor_parallel: int, *, cuda: bool) -> None:
         self.engines, self.tensor_parallel, self.cuda = engines, tensor_parallel, cuda
@@ -181,7 +185,7 @@ class DistributedTransport:
             }
             for index in range(len(self.engines.urls))
         ]
-        joining = self.engines.start("/init_weights_update_group", bodies)
+        joining = self.engines.start_each("/init_weights_update_group", bodies)
         group = self.engines.run(_make_group, store, self.name, world_size, timeout, self.cuda)
         self.engines.settle(joining, beside=group)
         self._group = group.result()
@@ -197,7 +201,7 @@ class DistributedTransport:
                 "load_format": "flattened_bucket",
                 **_final(part, version),
             }
-            receiving = self.engines.start("/update_weights_from_distributed", [body] * len(self.engines.urls))
+            receiving = self.engines.start("/update_weights_from_distributed", body)
             # An engine that refuses never joins the broadcast, which would then wait for ever: both are watched.
             broadcast = self.engines.run(self._broadcast, part.flat())
             try:
@@ -208,12 +212,10 @@ class DistributedTransport:
         self.engines.post("/end_weight_update")
 
     def close(self) -> None:
-        """Leaves the group. An engine that is gone needs no goodbye; one that is there thereby ends a broadcast it refused."""
+        """Leaves the group. Engines destroy it first, which ends a broadcast that one of them refused to join."""
         if self._group is None:
             return
-        leaving = self.engines.start(
-            "/destroy_weights_update_group", [{"group_name": self.name}] * len(self.engines.urls)
-        )
+        leaving = self.engines.start("/destroy_weights_update_group", {"group_name": self.name})
         wait(leaving, timeout=10)
         self.engines.run(self._group.abort)  # waits for a pending broadcast, so not here
         self._group = None
@@ -221,7 +223,10 @@ class DistributedTransport:
     def _broadcast(self, flat: Tensor) -> None:
         options = dist.BroadcastOptions()
         options.rootRank = 0
-        self._group.broadcast([flat], options).wait(timedelta(seconds=self.engines.deadline_seconds))
+        try:
+            self._group.broadcast([flat], options).wait(timedelta(seconds=self.engines.deadline_seconds))
+        except RuntimeError as error:
+            raise EngineUnavailable(f"broadcasting weights to {self.engines.urls}: {error}") from error
 
 
 class DiskTransport:
@@ -258,7 +263,7 @@ def open_session(engines: Engines) -> None:
     try:
         engines.post("/begin_weight_update")
     except WeightSyncFailed:
-        for call in engines.start("/end_weight_update", [{}] * len(engines.urls)):
+        for call in engines.start("/end_weight_update"):
             call.exception(engines.deadline_seconds)
         engines.post("/begin_weight_update")
 
@@ -272,9 +277,9 @@ def _load_from_bytes(data: bytes) -> Any:
 
 
 # Importing megatron-core 0.19 replaces `torch.storage._load_from_bytes`, and every tensor pickled afterwards names
-# Megatron's function, which SGLang's unpickler forbids (it ends the server). pickle writes a function as its module and name
-# and insists on finding it there, so a function of the right name stands there while we pickle. It does what torch's does,
-# so a thread that unpickles a tensor meanwhile is not disturbed.
+# Megatron's function, which SGLang's unpickler forbids (it ends the server). pickle writes a function as its module and
+# name and insists on finding it there, so one of the right name stands there while we pickle. It does the same:
+# a thread that unpickles a tensor meanwhile is not disturbed.
 _load_from_bytes.__module__, _load_from_bytes.__qualname__ = "torch.storage", "_load_from_bytes"
 
 
@@ -317,7 +322,7 @@ def _address_towards(url: str) -> str:
     parts = urlsplit(url)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         probe.connect((parts.hostname, parts.port))
-        return probe.getsockname()[0]
+        return str(probe.getsockname()[0])
 
 
 def _reason(answer: dict[str, Any]) -> str:
