@@ -84,8 +84,11 @@ class WeightSender:
         assert self.transport is not None, "connect first"
         started = time.perf_counter()
         watched = _Watched(weights, ExpectedChecksums(tensor_parallel=self.tensor_parallel, kv_heads=self.kv_heads))
-        self.transport.publish(buckets(watched, self.bucket_bytes), str(version))
-        return self._prove(watched, version, started)
+        try:
+            self.transport.publish(buckets(watched, self.bucket_bytes), str(version))
+            return self._prove(watched, version, started)
+        finally:
+            self.transport.settled()
 
     def verify(self, weights: Iterator[tuple[str, Tensor]], version: int) -> SyncReport:
         """The proof alone, for engines that loaded these very weights from their folder; they take on `version`.

@@ -132,6 +132,9 @@ class Transport(Protocol):
     def publish(self, parts: Iterator[Bucket], version: str) -> None:
         """All buckets to all engines. Raises WeightSyncFailed or EngineUnavailable; engines may then hold a part."""
 
+    def settled(self) -> None:
+        """Every rank of every engine has proven its weights, or the sync has failed."""
+
     def close(self) -> None: ...
 
 
@@ -156,6 +159,8 @@ class TensorTransport:
             sending = self.engines.start("/update_weights_from_tensor", body)
         self.engines.settle(sending)
         self.engines.post("/end_weight_update")
+
+    def settled(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -211,6 +216,8 @@ class DistributedTransport:
                 raise
         self.engines.post("/end_weight_update")
 
+    def settled(self) -> None: ...
+
     def close(self) -> None:
         """Leaves the group. Engines destroy it first, which ends a broadcast that one of them refused to join."""
         if self._group is None:
@@ -230,32 +237,33 @@ class DistributedTransport:
 
 
 class DiskTransport:
-    """Safetensors in a folder that every engine can read; removed once they have."""
+    """Safetensors in a folder that every engine can read; gone when the sync ends."""
 
     def __init__(self, engines: Engines, scratch_dir: Path) -> None:
         self.engines, self.scratch_dir = engines, scratch_dir
+        self._folders: list[Path] = []
 
     def connect(self) -> None: ...
 
     def publish(self, parts: Iterator[Bucket], version: str) -> None:
         folder = self.scratch_dir / f"weights-{version}-{uuid.uuid4().hex[:8]}"
         partial = folder.with_suffix(".partial")
+        self._folders = [partial, folder]
         partial.mkdir(parents=True)
-        try:
-            for number, part in enumerate(parts):
-                # clone: safetensors refuses tensors that share memory, and an export may hand out views.
-                save_file(
-                    {name: tensor.detach().clone().contiguous() for name, tensor in part.named},
-                    partial / f"model-{number:05d}.safetensors",
-                    metadata={"format": "pt"},
-                )
-            partial.rename(folder)
-            self.engines.post("/update_weights_from_disk", {"model_path": str(folder), "weight_version": version})
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        for number, part in enumerate(parts):
+            # Cloned, because safetensors refuses tensors that share memory and an export may hand out views.
+            tensors = {name: tensor.detach().clone().contiguous() for name, tensor in part.named}
+            save_file(tensors, partial / f"model-{number:05d}.safetensors", metadata={"format": "pt"})
+        partial.rename(folder)
+        self.engines.post("/update_weights_from_disk", {"model_path": str(folder), "weight_version": version})
+
+    def settled(self) -> None:
+        # Not before the proof: an engine answers when its first rank has read the folder, and dies if others then cannot.
+        for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        self.settled()
 
 
 def open_session(engines: Engines) -> None:
