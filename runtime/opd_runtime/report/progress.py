@@ -1,0 +1,30 @@
+"""`progress.json`: where the run stands, for `opd get` and for the operator.
+
+Written at most every five seconds, unless forced; makes up no number.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from opd_api.documents import REPORT_INTERVAL_SECONDS, Progress
+
+from .files import replace_file
+
+FILE_NAME = "progress.json"
+
+
+class ProgressFile:
+    """Keeps the document and writes it. What is taken between two writes goes out with the next one."""
+
+    def __init__(self, path: Path, document: Progress, clock: Callable[[], float] = time.monotonic) -> None:
+        self.path, self.document, self._clock = path, document, clock
+        self._last_write = float("-inf")
+
+    def update(self, *, force: bool = False, **fields: Any) -> None:
+        """Replaces fields of the document, by their Python names; pydantic's ValidationError when one does not fit."""
+        self.document = Progress(**{name: getattr(self.document, name) for name in Progress.model_fields} | fields)
+        if force or self._clock() - self._last_write >= REPORT_INTERVAL_SECONDS:
+            replace_file(self.path, self.document.model_dump_json(exclude_none=True, indent=1).encode())
+            self._last_write = self._clock()

@@ -1,0 +1,221 @@
+"""One door for everything a run tells: each record goes to metrics.jsonl, progress.json, console and TensorBoard.
+
+A file that cannot be written stops the run, because the next checkpoint could not be written either. A terminal,
+TensorBoard or a plot that fails is said once and then left alone.
+"""
+
+import asyncio
+import logging
+import math
+from collections import deque
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import orjson
+from rich.console import Console
+
+from opd_api.documents import CheckpointReport, ErrorReport, Progress, RunPhase, TeacherReport
+from opd_api.errors import InvalidJob
+from opd_api.spec import OPDJob
+
+from ..errors import UserError
+from .console import RunConsole, open_console
+from .files import replace_file
+from .jsonl import FILE_NAME as METRICS_FILE
+from .jsonl import MetricsLog
+from .metrics import StepRecord, now
+from .progress import FILE_NAME as PROGRESS_FILE
+from .progress import ProgressFile
+from .tensorboard import TensorBoardLog
+from .trend import KLTrend
+
+ETA_STEPS = 20
+"""The time left is estimated by so many last steps."""
+MESSAGE_LIMIT = 4000
+"""Characters of an error that go into progress.json."""
+
+_log = logging.getLogger(__name__)
+
+
+class Reporter:
+    """A context manager: leaving it by an exception reports the failure, and always gives the terminal back."""
+
+    def __init__(self, run_dir: Path, job: OPDJob, *, attempt: int = 1, console: Console | None = None) -> None:
+        self.run_dir, self.job, self._terminal = run_dir, job, console
+        self.trend = KLTrend()
+        self._metrics = MetricsLog(run_dir / METRICS_FILE)
+        self._progress = ProgressFile(run_dir / PROGRESS_FILE, _first_progress(job, attempt))
+        self._carried: dict[str, float] = {}
+        self._step_seconds: deque[float] = deque(maxlen=ETA_STEPS)
+        self._console: RunConsole | None = None
+        self._tensorboard: TensorBoardLog | None = None
+        self._silenced: set[str] = set()
+
+    def __enter__(self) -> Self:
+        self.run_dir.mkdir(parents=True, exist_ok=True)
+        teacher = self.job.spec.teachers[0]
+        title = f"{self.job.metadata.name} ({teacher.mode} teacher)"
+        self._guard("console", lambda: self._open_console(title))
+        self._progress.update(force=True, time=now())
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            self._guard("progress.json", lambda: self._report_end(error))
+        for sink in (self._metrics, self._tensorboard, self._console):
+            if sink is not None:
+                self._guard(type(sink).__name__, sink.close)
+
+    # ------------------------------------------------------------ what a run says
+    @property
+    def progress(self) -> Progress:
+        """The document as it stands, written or not yet."""
+        return self._progress.document
+
+    def phase(self, text: str) -> None:
+        """What is going on before the first step, or when a step waits for something."""
+        self._progress.update(force=True, time=now(), message=text)
+        self._tell(lambda console: console.phase(text))
+
+    def note(self, text: str) -> None:
+        """A message that stays on the screen."""
+        self._tell(lambda console: console.note(text))
+
+    def teacher_ready(self, ready_replicas: int) -> None:
+        """The teacher has passed its probe."""
+        self._progress.update(
+            force=True, time=now(), teachers=(self._teacher(ready=True, ready_replicas=ready_replicas),)
+        )
+
+    def start(self, completed_steps: int = 0) -> None:
+        """Training goes on after `completed_steps`: what earlier attempts wrote about later ones is taken back."""
+        for record in self._metrics.start(completed_steps):
+            self._remember(record)
+        if self.job.spec.tracking.tensorboard:
+            self._guard("TensorBoard", lambda: self._open_tensorboard(completed_steps))
+        self._progress.update(force=True, phase="Training", step=completed_steps, time=now(), message="")
+
+    def step(self, record: StepRecord) -> None:
+        """A step is done, or, as step 0, the evaluation before training. Adds what can be told from earlier records."""
+        record = self._remember(record)
+        self._metrics.append(record)
+        trend = self.trend.current
+        self._progress.update(
+            step=record.step,
+            time=record.time,
+            metrics=self._carried | _finite(record.metrics),
+            trend=trend if self.trend.values else None,
+            teachers=(self._teacher_after(record),),
+            force=record.step == record.total_steps,
+        )
+        self._tell(lambda console: console.step(record, trend))
+        if self._tensorboard is not None:
+            writer = self._tensorboard
+            self._guard("TensorBoard", lambda: writer.append(record))
+
+    def checkpoint(self, step: int, uri: str, export_uri: str | None = None) -> None:
+        """A checkpoint is complete."""
+        report = CheckpointReport(step=step, uri=uri, export_uri=export_uri)
+        self._progress.update(force=True, time=now(), checkpoint=report)
+
+    def finish(self, summary: Mapping[str, Any], paths: Mapping[str, Path], *, phase: RunPhase = "Succeeded") -> None:
+        """The run's end: `summary.json`, the plot, the last words. `paths` says what lies where, beside the plot."""
+        replace_file(self.run_dir / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
+        self._progress.update(force=True, phase=phase, time=now())
+        plot = self.run_dir / "plots" / "overview.png"
+        self._guard("plot", lambda: _plot(self.run_dir, plot))
+        found = {"plot": plot, **paths} if plot.exists() else paths
+        self._tell(lambda console: console.summary(summary, found))
+
+    # ------------------------------------------------------------ its memory
+    def _remember(self, record: StepRecord) -> StepRecord:
+        """The record with what earlier ones add to it."""
+        metrics, more = record.metrics, {}
+        if "eval/pass@1" in metrics:
+            more["eval/step"] = float(record.step)
+        if (reverse_kl := metrics.get("opd/reverse_kl")) is not None and math.isfinite(reverse_kl):
+            self.trend.update(reverse_kl)
+            more["opd/reverse_kl_first"] = self._carried.setdefault("opd/reverse_kl_first", reverse_kl)
+        if seconds := metrics.get("time/step"):
+            self._step_seconds.append(seconds)
+            mean_seconds = sum(self._step_seconds) / len(self._step_seconds)
+            more["time/left"] = mean_seconds * (record.total_steps - record.step)
+            if "tokens/response" in metrics:
+                more["tokens/per_second"] = metrics["tokens/response"] / seconds
+        record = record.with_metrics(more)
+        self._carried |= _finite({name: value for name, value in record.metrics.items() if name.startswith("eval/")})
+        return record
+
+    def _teacher(self, **changes: Any) -> TeacherReport:
+        return self.progress.teachers[0].model_copy(update=changes)
+
+    def _teacher_after(self, record: StepRecord) -> TeacherReport:
+        changes: dict[str, Any] = {}
+        if failed := record.metrics.get("teacher/failed"):
+            changes["failed_scores"] = self.progress.teachers[0].failed_scores + int(failed)
+        if (latency := record.metrics.get("teacher/latency_p95")) is not None:
+            changes["score_latency_p95_milliseconds"] = 1000.0 * latency
+        if (reverse_kl := _finite(record.metrics).get("opd/reverse_kl")) is not None:
+            changes["reverse_kl"] = reverse_kl
+        return self._teacher(**changes)
+
+    def _report_end(self, error: BaseException) -> None:
+        if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
+            self._progress.update(force=True, phase="Stopped", time=now(), message="stopped by the user")
+            return
+        report = ErrorReport(
+            actor="User" if isinstance(error, UserError | InvalidJob) else "Infrastructure",
+            reason=getattr(error, "reason", type(error).__name__),
+            path=getattr(error, "path", ""),
+            message=str(error)[:MESSAGE_LIMIT],
+        )
+        self._progress.update(force=True, phase="Failed", time=now(), error=report)
+
+    # ------------------------------------------------------------ what may fail silently
+    def _open_console(self, title: str) -> None:
+        self._console = open_console(title, self.job.spec.steps, self._terminal)
+
+    def _open_tensorboard(self, completed_steps: int) -> None:
+        self._tensorboard = TensorBoardLog(self.run_dir, completed_steps)
+
+    def _tell(self, say: Callable[[RunConsole], None]) -> None:
+        console = self._console
+        if console is not None:
+            self._guard("console", lambda: say(console))
+
+    def _guard(self, sink: str, act: Callable[[], None]) -> None:
+        """Runs `act`; the first failure of a sink is logged and its last."""
+        if sink in self._silenced:
+            return
+        try:
+            act()
+        except Exception as error:
+            self._silenced.add(sink)
+            _log.warning("%s failed and is off for the rest of the run: %s: %s", sink, type(error).__name__, error)
+
+
+def _first_progress(job: OPDJob, attempt: int) -> Progress:
+    teacher = job.spec.teachers[0]
+    replicas = teacher.sglang.replicas if teacher.mode == "SGLang" else job.spec.student.trainers.replicas
+    return Progress(
+        attempt=attempt,
+        phase="Starting",
+        step=0,
+        total_steps=job.spec.steps,
+        time=now(),
+        teachers=(TeacherReport(name=teacher.name, mode=teacher.mode, replicas=replicas),),
+    )
+
+
+def _finite(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items() if math.isfinite(value)}
+
+
+def _plot(run_dir: Path, out: Path) -> None:
+    from .plot import plot_run
+
+    plot_run(run_dir, out)
