@@ -1,4 +1,4 @@
-"""What documents of the contract are made of: the strict base model and the kinds of text a field can hold. No field."""
+"""What documents of the contract are made of: the strict base model and the kinds of text a field can hold."""
 
 import re
 from typing import Annotated, Any

@@ -20,9 +20,7 @@ from .base import (
     Positive,
     Quantity,
 )
-
-TEACHER_NAME_LENGTH = 20
-"""Children are named `<job>-<teacher>`: 40 + 1 + 20 characters stay below the 63 of a DNS label."""
+from .names import TEACHER_NAME_LENGTH
 
 
 class Resources(Contract):

@@ -56,7 +56,7 @@ class Critic(Contract):
     """The value model of PPO."""
 
     model: OptionalModelURI = ""
-    """Where the value model starts; empty: the student."""
+    """Where the value model starts; needed with PPO."""
     lr: float = Field(1.0e-6, gt=0)
     """Its learning rate."""
     gamma: float = Field(1.0, ge=0, le=1)

@@ -6,10 +6,10 @@ a bound here; what several fields say together is a rule in `rules`. Attributes 
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
-from .base import INT32_MAX, NAME_PATTERN, Contract, DataURI, NonNegative, ObjectName, Positive, Text
+from .base import INT32_MAX, Contract, DataURI, NonNegative, ObjectName, Positive, Text
 from .models import (
     Engines,
     Parallelism,
@@ -230,7 +230,7 @@ class Metadata(BaseModel):
         serialize_by_alias=True,
     )
 
-    name: Annotated[str, StringConstraints(pattern=NAME_PATTERN, max_length=40)]
+    name: Annotated[str, Field(min_length=1)]
     namespace: str | None = None
     uid: str | None = None
     labels: dict[str, str] | None = None

@@ -1,4 +1,4 @@
-"""The status of an OPDJob: what the operator writes and people read. Facts only; the operator decides what they mean."""
+"""The status of an OPDJob: what the operator writes and people read. Facts only; conditions judge them."""
 
 from typing import Annotated, Literal
 

@@ -1,0 +1,55 @@
+"""What a rule about the document alone is: one predicate, in Python and in CEL, and its message. Holds no rule."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+_MACROS = {"all", "exists", "exists_one", "matches", "endsWith"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rule:
+    """One thing that must hold at every node of its kind."""
+
+    node: str
+    """Where it is asked: "" is the whole document, `spec.teachers[]` each teacher."""
+    field: str
+    """What the problem is about, below the node, in the contract's spelling."""
+    holds: Callable[[Any], bool]
+    """Given the model at the node: whether all is well."""
+    cel: str
+    """The same in Kubernetes' CEL, `self` being the node; a field named `function` is `__function__` there."""
+    message: str
+    """What is wrong and why; `{value}` is the field's value."""
+    hint: str
+    """What to do."""
+
+    @cached_property
+    def reads(self) -> frozenset[str]:
+        """Fields below the node that decide, taken from the CEL text; a list counts as one field."""
+        chains = re.findall(r"\bself((?:\.\w+)+)", self.cel)
+        return frozenset(_field_of(chain) for chain in chains) | {self.field}
+
+
+def _field_of(chain: str) -> str:
+    """`.teachers.exists` -> `teachers`; `.__function__` -> `function`."""
+    names = (name.removeprefix("__").removesuffix("__") for name in chain.strip(".").split("."))
+    return ".".join(name for name in names if name not in _MACROS)
+
+
+def not_available(node: str, field: str, attribute: str, values: tuple[str, ...], hint: str) -> list[Rule]:
+    """Values of an enum that are in the contract and not built yet: refused by name, never ignored."""
+
+    def refuse(value: str) -> Rule:
+        return Rule(
+            node=node,
+            field=field,
+            holds=lambda model: getattr(model, attribute) != value,
+            cel=f"self.{field} != '{value}'",
+            message=f"{value} is not available in this version",
+            hint=hint,
+        )
+
+    return [refuse(value) for value in values]
