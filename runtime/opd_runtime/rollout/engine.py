@@ -3,7 +3,6 @@
 One pooled HTTP session; many sequences travel in one request, because with short answers the calls are what costs.
 """
 
-import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -90,7 +89,7 @@ class EngineClient:
             except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
                 if attempt == RESETS_RETRIED:
                     raise EngineUnavailable(f"{self.url}: {error!r}") from error
-            except (aiohttp.ClientError, asyncio.TimeoutError, OSError) as error:
+            except (TimeoutError, aiohttp.ClientError, OSError) as error:
                 raise EngineUnavailable(f"{self.url}: {error!r}") from error
         if 400 <= status < 500:
             raise UserError(
@@ -119,12 +118,14 @@ def check_ids(input_ids: Sequence[Sequence[int]], vocab_size: int) -> None:
 
 
 def _generation(answer: Mapping[str, Any]) -> Generation:
-    meta = answer["meta_info"]
-    rows = meta["output_token_logprobs"]
+    meta, ids = answer["meta_info"], answer["output_ids"]
+    logprobs = [float(row[0]) for row in meta["output_token_logprobs"]]
+    if len(logprobs) != len(ids):
+        raise ValueError(f"{len(logprobs)} log-probs for {len(ids)} tokens")
     reason = meta["finish_reason"]
     return Generation(
-        ids=[row[1] for row in rows],
-        logprobs=[row[0] for row in rows],
+        ids=ids,
+        logprobs=logprobs,
         finish=Finish(reason["type"]) if reason else Finish.ABORT,
         weight_version=int(meta["weight_version"]),
     )

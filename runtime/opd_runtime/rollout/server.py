@@ -1,7 +1,7 @@
 """One SGLang server as a child process: its command line, its start, its end. Knows no Ray and sends no requests.
 
-The same released SGLang runs on CUDA and on a CPU; only the command differs (`command`). The server dies with the process
-that started it, whatever kills that (`guardian.py`).
+The same released SGLang runs on CUDA and on a CPU; only the command differs (`command`). The server dies with the
+process that started it, whatever kills that (`guardian.py`).
 """
 
 import contextlib
@@ -243,14 +243,15 @@ CAUSES: tuple[tuple[str, str], ...] = (
     (r"(?i)Model architectures .* are not supported|architectures .* not supported", "model not supported by SGLang"),
     (
         r"(?i)HFValidationError|is not a (local folder|valid model)|does not appear to have|Repo id must|"
-        r"Unrecognized model|Error no file|couldn't connect to|Cannot find any model weights|Incorrect path_or_model_id",
+        r"Unrecognized model|Error no file|couldn't connect to|Cannot find any model weights|"
+        r"Incorrect path_or_model_id",
         "the model cannot be read",
     ),
 )
 
 
 def _cause(log: str, status: int) -> str:
-    """The likely cause in words, "" when nothing in the log names one. 137 is SIGKILL: mostly the kernel's OOM killer."""
+    """The likely cause in words, "" when nothing names one. Status 137 is SIGKILL: mostly the kernel's OOM killer."""
     for pattern, cause in CAUSES:
         if found := re.search(pattern, log):
             return f"{cause} ({found[0].strip()})"
