@@ -1,47 +1,45 @@
-"""YAML -> OPDJob, read the way kubectl reads it, with every problem of the document at once; and OPDJob -> YAML."""
+"""YAML -> OPDJob with every problem of the document at once, and OPDJob -> YAML."""
 
-import difflib
+import copy
 import json
-import math
 import re
-from collections.abc import Hashable
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from .errors import InvalidJob, Problem
+from .fields import fields_at, hint_for, nearest, path_of
+from .kubectl_yaml import dump, parse_document, parse_value, plain
+from .names import API_VERSION, KIND
 from .rules import check_static
+from .schema_problems import problem_of
 from .spec import OPDJob
 
-
-class _KubectlLoader(yaml.SafeLoader):
-    """YAML as kubectl reads it: `1e-6` is a number (YAML 1.1 calls it text), a key given twice is an error."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            key = key_node.value
-            if key in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"the key {key!r} is given twice", key_node.start_mark
-                )
-            seen.add(key)
-        return super().construct_mapping(node, deep)
-
-
-_KubectlLoader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)$"),
-    list("-+.0123456789"),
-)
+_STAND_INS: dict[str, Any] = {
+    "metadata": {"name": "job"},
+    "name": "job",
+    "spec": {},
+    "student": {},
+    "model": "file:///model",
+    "teachers": [{"mode": "SGLang", "model": "file:///model"}],
+    "mode": "SGLang",
+    "data": {},
+    "prompts": [{"uri": "file:///prompts"}],
+    "uri": "file:///prompts",
+    "steps": 1,
+}
+"""What takes the place of a required field that is missing or wrong, so that the rules about the rest can be asked."""
 
 
-def load_job_file(path: Path) -> OPDJob:
-    """Raises InvalidJob with every problem of the file."""
-    return load_job(path.read_text(), source=str(path))
+def load_job_file(path: Path | str) -> OPDJob:
+    """Raises InvalidJob with every problem of the file, OSError when it cannot be opened."""
+    try:
+        text = Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJob([Problem(path=str(path), message="is not UTF-8 text")]) from error
+    return load_job(text, source=str(path))
 
 
 def load_job(text: str, source: str = "") -> OPDJob:
@@ -50,136 +48,119 @@ def load_job(text: str, source: str = "") -> OPDJob:
 
 
 def read_document(text: str, source: str = "") -> dict[str, Any]:
-    """The one mapping in `text`; raises InvalidJob when it is not YAML, empty, or several documents."""
-    place = source or "document"
-    try:
-        documents = [document for document in yaml.load_all(text, Loader=_KubectlLoader) if document is not None]
-    except yaml.YAMLError as error:
-        raise InvalidJob([Problem(path=place, message=f"not YAML: {' '.join(str(error).split())}")]) from error
-    if len(documents) != 1:
-        message = "is empty" if not documents else f"holds {len(documents)} documents"
-        raise InvalidJob([Problem(path=place, message=message, hint="give one OPDJob a file")])
-    if not isinstance(documents[0], dict):
-        raise InvalidJob([Problem(path=place, message="is no mapping", hint="start with apiVersion: opd.dev/v1alpha1")])
-    return documents[0]
+    """The one mapping in `text`; raises InvalidJob when it is not YAML, is empty, or holds several documents."""
+    return parse_document(text, source or "document")
 
 
 def job_from_document(document: dict[str, Any]) -> OPDJob:
     """Schema and static rules; raises InvalidJob with every problem."""
-    try:
-        text = json.dumps(document)
-    except (TypeError, ValueError) as error:
-        raise InvalidJob([Problem(path="document", message=f"holds a value JSON has no word for: {error}")]) from error
-    try:
-        job = OPDJob.model_validate_json(_without_specials(text))
-    except ValidationError as error:
-        raise InvalidJob([_problem(detail, document) for detail in _distinct(error.errors())]) from error
-    if problems := check_static(job):
+    sent, problems = plain(document, "document")
+    if foreign := _foreign(sent):
+        raise InvalidJob(foreign)
+    job, schema_problems, unreadable = _validate(sent)
+    problems += [problem for problem in schema_problems if problem.path not in {known.path for known in problems}]
+    if job is not None:
+        problems += check_static(job, unreadable=unreadable | {problem.path for problem in problems})
+    if problems or job is None:
         raise InvalidJob(problems)
     return job
 
 
 def dump_job(job: OPDJob) -> str:
-    """YAML with every default filled in, in the contract's order."""
-    document = job.model_dump(mode="json", exclude_none=False)
+    """What is asked for as YAML, every default filled in, in the contract's order; the status is left out."""
+    document = job.model_dump(mode="json")
     document["metadata"] = job.metadata.model_dump(mode="json", exclude_none=True)
-    if document["status"] is None:
-        del document["status"]
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    del document["status"]
+    return dump(document)
 
 
 def set_path(document: dict[str, Any], assignment: str) -> None:
-    """`spec.optimizer.lr=1e-3` (the `spec.` may be left out) into `document`; the value is read as YAML.
+    """`spec.optimizer.lr=1e-3` into `document`: `spec.` may be left out, lists take `[0]` or `.0`, the value is YAML.
 
-    A path the schema does not have is found by `job_from_document`. Raises InvalidJob on `PATH=VALUE` that is none.
+    Raises InvalidJob for a path that the contract does not have, with the nearest name.
     """
     path, separator, text = assignment.partition("=")
-    keys = [int(key) if key.isdigit() else key for key in re.findall(r"[^.\[\]]+", path)]
-    if not separator or not keys:
-        raise InvalidJob(
-            [Problem(path=f"--set {assignment}", message="is not PATH=VALUE", hint="--set optimizer.lr=1.0e-3")]
-        )
-    if keys[0] not in ("spec", "metadata", "apiVersion", "kind"):
-        keys.insert(0, "spec")
+    location: list[str | int] = [int(k) if k.isdigit() else k for k in re.findall(r"[^.\[\]]+", path)]
+    if not separator or not location:
+        hint = "write --set optimizer.lr=1.0e-3"
+        raise InvalidJob([Problem(path=f"--set {assignment}", message="is not PATH=VALUE", hint=hint)])
+    if location[0] not in ("apiVersion", "kind", "metadata", "spec"):
+        location.insert(0, "spec")
     node: Any = document
-    for key in keys[:-1]:
-        if isinstance(node, list):
-            if not isinstance(key, int) or key >= len(node):
-                raise InvalidJob([Problem(path=path, message=f"the list has {len(node)} items and no {key!r}")])
-            node = node[key]
-        elif isinstance(node, dict):
-            node = node.setdefault(key, {})
-        else:
-            raise InvalidJob([Problem(path=path, message=f"{key!r} lies below a value that has no fields")])
-    value = yaml.load(text, Loader=_KubectlLoader)
-    try:
-        node[keys[-1]] = value
-    except (IndexError, TypeError) as error:
-        raise InvalidJob([Problem(path=path, message=f"cannot be set: {error}")]) from error
+    for depth, key in enumerate(location):
+        _refuse_unknown(node, location[: depth + 1])
+        if depth == len(location) - 1:
+            node[key] = parse_value(text, path_of(location))
+        elif isinstance(key, str) and node.get(key) is None:
+            node[key] = {} if not isinstance(location[depth + 1], int) else []
+        node = node[key]
 
 
-def _without_specials(text: str) -> str:
-    """JSON has no NaN or infinity; as text they are refused as `not a number` by the field they stand in."""
-    return re.sub(r"(?<=[\s:,\[])(-?Infinity|NaN)(?=[,\]}\s])", r'"\1"', text)
+def _refuse_unknown(node: Any, location: list[str | int]) -> None:
+    """Whether `location`'s last part can be looked up in `node`."""
+    key, path = location[-1], path_of(location)
+    if isinstance(node, list):
+        if not isinstance(key, int) or key >= len(node):
+            hint = f"use an index from 0 to {len(node) - 1}" if node else f"set {path_of(location[:-1])} as a whole"
+            raise InvalidJob([Problem(path=path, message=f"the list has {len(node)} entries", hint=hint)])
+        return
+    if not isinstance(node, dict):
+        raise InvalidJob([Problem(path=path, message=f"{path_of(location[:-1])} has no fields, it is a value")])
+    known = fields_at(location[:-1])
+    if known is not None and key not in known:
+        message = "is no field of an OPDJob"
+        raise InvalidJob([Problem(path=path, message=message, hint=hint_for(str(key), known))])
 
 
-def _distinct(details: list[ErrorDetails]) -> list[ErrorDetails]:
-    """A union reports each of its arms; one problem a path is enough."""
-    by_path: dict[str, ErrorDetails] = {}
-    for detail in details:
-        by_path.setdefault(_path(detail["loc"]), detail)
-    return list(by_path.values())
-
-
-def _path(location: tuple[int | str, ...]) -> str:
-    text = ""
-    for part in location:
-        if isinstance(part, int):
-            text += f"[{part}]"
-        elif re.fullmatch(r"[A-Za-z][\w./-]*", part):  # pydantic adds union arms such as `constrained-str`
-            if part in ("constrained-str", "int", "float", "str", "[key]"):
-                continue
-            text += f".{part}" if text else part
-    return text
-
-
-def _problem(detail: ErrorDetails, document: dict[str, Any]) -> Problem:
-    path, kind, value = _path(detail["loc"]), detail["type"], detail["input"]
-    if kind == "missing":
-        return Problem(path=path, message="is required")
-    if kind == "extra_forbidden":
-        known = _fields_at(detail["loc"][:-1])
-        near = difflib.get_close_matches(str(detail["loc"][-1]), known, n=1)
-        hint = f"did you mean {near[0]}?" if near else f"fields here: {', '.join(sorted(known))}"
-        return Problem(path=path, message="no such field", hint=hint)
-    message = detail["msg"].removeprefix("Input ").removeprefix("should ")
-    shown = json.dumps(value, default=str)
-    shown = shown if len(shown) <= 80 else shown[:77] + "..."
-    if isinstance(value, str) and kind.startswith(("int", "float")):
-        return Problem(
-            path=path, message=f"{shown} is text; it must be a number", hint="write the number without quotes"
+def _foreign(document: dict[str, Any]) -> list[Problem]:
+    """A document of another kind has a hundred problems and one reason."""
+    wanted = {"apiVersion": API_VERSION, "kind": KIND}
+    return [
+        Problem(
+            path=key,
+            message=f"{document[key]!r} is not {value}" if key in document else "is required",
+            hint=f"write {key}: {value}",
         )
-    if isinstance(value, float) and not math.isfinite(value):
-        message = "be a finite number"
-    return Problem(path=path, message=f"{shown}: must {message.lower() if message[:1].isupper() else message}")
+        for key, value in wanted.items()
+        if document.get(key) != value
+    ]
 
 
-def _fields_at(location: tuple[int | str, ...]) -> list[str]:
-    """Contract names of the fields of the model at `location`."""
-    model: Any = OPDJob
-    for part in location:
-        if isinstance(part, int):
-            continue
-        field = next((f for n, f in model.model_fields.items() if (f.alias or n) == part), None)
-        if field is None:
-            return []
-        model = _model_in(field.annotation)
-        if model is None:
-            return []
-    return [field.alias or name for name, field in model.model_fields.items()]
+def _validate(document: dict[str, Any]) -> tuple[OPDJob | None, list[Problem], set[str]]:
+    """The job, with stand-ins where the document is wrong; what is wrong; the paths that are made up."""
+    mended, unreadable = copy.deepcopy(document), set[str]()
+    problems: dict[str, Problem] = {}
+    # Each round mends one layer: a wrong entry goes, then its list is too short, then missing, then a stand-in comes.
+    for attempt in range(4):
+        try:
+            job = OPDJob.model_validate_json(json.dumps(mended), by_alias=True, by_name=False)
+            return job, list(problems.values()), unreadable
+        except ValidationError as error:
+            details = [detail for detail in error.errors(include_url=False) if not _is_echo(detail)]
+        if attempt == 0:
+            for problem in map(problem_of, details):
+                problems.setdefault(problem.path, problem)
+        for detail in reversed(details):  # from behind, so that indices stay true
+            unreadable |= _mend(mended, detail)
+    return None, list(problems.values()), unreadable
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((model for argument in get_args(annotation) if (model := _model_in(argument)) is not None), None)
+def _is_echo(detail: ErrorDetails) -> bool:
+    """A list whose entries are all wrong is called too short as well."""
+    return detail["type"] == "too_short" and len(detail["input"]) >= detail["ctx"]["min_length"]
+
+
+def _mend(document: dict[str, Any], detail: ErrorDetails) -> set[str]:
+    """Takes the wrong value out, or puts a stand-in where one is missing; returns the paths nobody may judge."""
+    *parents, key = (part for part in detail["loc"] if part != "[key]")
+    node: Any = document
+    for part in parents:
+        node = node[part]
+    if detail["type"] == "missing":
+        node[key] = copy.deepcopy(_STAND_INS[str(key)])
+    else:
+        del node[key]
+    unreadable = {path_of([*parents, key])}
+    if detail["type"] == "extra_forbidden" and (meant := nearest(str(key), fields_at(parents) or {})):
+        unreadable.add(path_of([*parents, meant]))
+    return unreadable

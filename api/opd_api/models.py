@@ -1,8 +1,8 @@
 """The models of a job and where they run: student, rollout engines, teachers. What is optimised is in `objective`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializerFunctionWrapHandler, model_serializer
 
 from .base import (
     INT32_MAX,
@@ -39,6 +39,13 @@ class Pods(Contract):
     """CPU, memory and other resources of the main container; what is left out is sized by the memory plan."""
     pod_template: PodTemplate = Field(default_factory=dict)
     """A PodTemplateSpec merged strategically over the one we build: tolerations, node selectors, sidecars, volumes."""
+
+    @model_serializer(mode="wrap")
+    def _pods_last(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What every pod has stands behind what is this pod's own, as in the contract."""
+        fields: dict[str, Any] = serialize(self)
+        common = {name: fields.pop(name) for name in ("resources", "podTemplate") if name in fields}
+        return fields | common
 
 
 class Parallelism(Contract):

@@ -1,14 +1,14 @@
 """Names and labels of everything that belongs to an OPDJob: one table. Makes no object.
 
-Length budget beside a job's 40 characters: a RayJob may have 47 (`-a12345` fits), a Service 63 (`-` and a teacher's 20).
+Length budget beside a job's 40 characters: a RayJob may have 47 (`-a12345`), a Service 63 (`-` and a teacher's 20).
 """
 
 from typing import Final
 
 JOB_NAME_LENGTH: Final = 40
 TEACHER_NAME_LENGTH: Final = 20
-RESERVED_TEACHER_NAMES: Final = r"^(models|mailbox|a[0-9].*)$"
-"""A teacher with such a name would take the place of another child."""
+RESERVED_TEACHER_NAMES: Final = r"^(student|reference|models|mailbox|a[0-9].*)$"
+"""Roles of other models, and suffixes of other children."""
 
 GROUP: Final = "opd.dev"
 VERSION: Final = "v1alpha1"

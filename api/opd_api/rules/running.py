@@ -212,8 +212,8 @@ TEACHER_RULES: list[Rule] = [
         field="name",
         holds=lambda teacher: re.match(RESERVED_TEACHER_NAMES, teacher.name) is None,
         cel=f"!self.name.matches('{RESERVED_TEACHER_NAMES}')",
-        message="{value} is the name of another child of the job",
-        hint="choose another name than models, mailbox, or a and a digit",
+        message="{value} already names another part of the job",
+        hint="choose another name than student, reference, models, mailbox, or a and a digit",
     ),
     Rule(
         node="spec.teachers[]",
