@@ -69,7 +69,7 @@ def duration(seconds: float) -> str:
     return f"{hours}:{minute:02d}:{second:02d}" if hours else f"{minute}:{second:02d}"
 
 
-def sparkline(values: Sequence[float], width: int = 24) -> str:
+def sparkline(values: Sequence[float], width: int = 12) -> str:
     """The curve in at most `width` block letters, on a logarithmic scale where it is positive throughout."""
     count = min(width, len(values))
     means = [fmean(values[len(values) * i // count : len(values) * (i + 1) // count]) for i in range(count)]
@@ -92,13 +92,8 @@ class _Facts:
     def take(self, record: StepRecord, trend: Trend) -> None:
         old_evaluation = {name: value for name, value in self.metrics.items() if name.startswith("eval/")}
         self.step, self.trend, self.metrics = record.step, trend, old_evaluation | record.metrics
-        if "opd/reverse_kl" in record.metrics:
-            self.reverse_kls.append(record.metrics["opd/reverse_kl"])
-
-    def pass_at_1(self) -> str | None:
-        if "eval/pass@1" not in self.metrics:
-            return None
-        return f"{self.metrics['eval/pass@1']:.3f} at step {self.metrics['eval/step']:.0f}"
+        if math.isfinite(reverse_kl := record.metrics.get("opd/reverse_kl", math.nan)):
+            self.reverse_kls.append(reverse_kl)
 
     def time_parts(self) -> list[tuple[str, float]]:
         """Named parts of the last step that took time."""
@@ -236,21 +231,26 @@ class LiveConsole:
 
     def _quality(self) -> Text:
         facts, metrics = self._facts, self._facts.metrics
-        line = Text().append("reverse KL ", "dim")
-        line.append(number(facts.reverse_kls[-1]), "bold")
+        line = _line().append("reverse KL ", "dim").append(number(facts.reverse_kls[-1]), "bold")
         line.append(f" {sparkline(facts.reverse_kls)} ", _COLOURS[facts.trend])
         line.append(f"{ARROWS[facts.trend]} {facts.trend.lower()}", _COLOURS[facts.trend])
         if "reward/mean" in metrics:
-            line.append("   reward ", "dim").append(f"{metrics['reward/mean']:.3f}", "bold")
-        if score := facts.pass_at_1():
-            line.append("   pass@1 ", "dim").append(score, "bold")
+            line.append("  reward ", "dim").append(f"{metrics['reward/mean']:.3f}", "bold")
+        if "eval/pass@1" in metrics:
+            line.append("  pass@1 ", "dim").append(f"{metrics['eval/pass@1']:.3f}", "bold")
+            line.append(f" (step {metrics['eval/step']:.0f})", "dim")
         return line
 
     def _speed(self) -> Text:
         metrics = self._facts.metrics
-        line = Text(f"{metrics.get('time/step', 0.0):.2f} s a step", "dim")
-        for part, seconds in self._facts.time_parts():
-            line.append(f" · {part} {seconds:.2f}", "dim")
+        line = _line()
         if "tokens/per_second" in metrics:
-            line.append(f"   {metrics['tokens/per_second']:,.0f} tokens/s".replace(",", " "), "dim")
-        return line
+            line.append(f"{metrics['tokens/per_second']:.0f} tokens/s  ", "dim")
+        line.append(f"{metrics.get('time/step', 0.0):.2f} s a step", "dim")
+        parts = ", ".join(f"{part} {seconds:.2f}" for part, seconds in self._facts.time_parts())
+        return line.append(f": {parts}" if parts else "", "dim")
+
+
+def _line() -> Text:
+    """A narrow terminal cuts the line: the panel keeps its height."""
+    return Text(no_wrap=True, overflow="ellipsis")
