@@ -14,11 +14,6 @@ _EXACT_INTEGERS = 2**53
 class _Loader(yaml.SafeLoader):
     """YAML as kubectl reads it: `1e-6` is a number, a date is text, a key given twice is an error."""
 
-    yaml_implicit_resolvers = {
-        first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":int", ":timestamp"))]
-        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
-    }
-
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key, _ in node.value:
@@ -29,6 +24,11 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+# PyYAML's own numbers and dates go: 1e-6 is text to it, 10:30 a number.
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if not tag.endswith((":float", ":int", ":timestamp"))]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:int",
     re.compile(r"^[-+]?(0|[1-9][0-9_]*|0[0-7_]+|0b[01_]+|0x[0-9a-fA-F_]+)$"),
@@ -79,15 +79,16 @@ def dump(document: dict[str, Any]) -> str:
 def plain(document: dict[str, Any], place: str) -> tuple[dict[str, Any], list[Problem]]:
     """What arrives at an API server, and what cannot be sent.
 
-    A null is as good as an absent field (not so in a podTemplate, which is Kubernetes' own), 300.0 is 300, NaN is refused.
+    A null is as good as an absent field (but not in a podTemplate, Kubernetes' own), 300.0 is 300, NaN is refused.
     """
     problems: list[Problem] = []
 
     def walk(value: Any, path: str, keep_nulls: bool) -> Any:
         if isinstance(value, dict):
-            below = {str(key): (item, f"{path}.{key}" if path else str(key)) for key, item in value.items()}
+            below = {str(key): item for key, item in value.items()}
             walked = {
-                key: walk(item, where, keep_nulls or key == "podTemplate") for key, (item, where) in below.items()
+                key: walk(item, f"{path}.{key}" if path else key, keep_nulls or key == "podTemplate")
+                for key, item in below.items()
             }
             return {key: item for key, item in walked.items() if item is not None or keep_nulls}
         if isinstance(value, list):

@@ -17,6 +17,8 @@ from .rule import Rule
 from .running import RUNNING_RULES
 from .shapes import MODEL_RULES
 
+__all__ = ["MODEL_RULES", "STATIC_RULES", "Rule", "check_models", "check_static"]
+
 STATIC_RULES: tuple[Rule, ...] = (*RUNNING_RULES, *LEARNING_RULES)
 
 

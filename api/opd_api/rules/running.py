@@ -177,7 +177,7 @@ ROLLOUT_RULES: list[Rule] = [
         field="rollout.filter",
         holds=lambda spec: not spec.rollout.filter.endswith("nonzero_std") or has_task_reward(spec),
         cel=f"!self.rollout.filter.endsWith('nonzero_std') || {_TASK_REWARD}",
-        message="{value} rejects groups with equal rewards, and without a task reward all are: it would reject for ever",
+        message="{value} rejects groups of equal rewards; without a task reward all are equal, and it rejects for ever",
         hint='set filter: "", or give reward.type and a weight',
     ),
 ]
