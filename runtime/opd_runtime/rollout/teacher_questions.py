@@ -1,4 +1,4 @@
-"""What a teacher is asked before it may teach this student: the probe's text and tokenizer questions as the student's ids."""
+"""What a teacher is asked before it may teach this student: the probe's text and tokenizer questions, as ids."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
