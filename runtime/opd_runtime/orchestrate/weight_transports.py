@@ -258,7 +258,7 @@ class DiskTransport:
         self.engines.post("/update_weights_from_disk", {"model_path": str(folder), "weight_version": version})
 
     def settled(self) -> None:
-        # Not before the proof: an engine answers when its first rank has read the folder, and dies if others then cannot.
+        # Not before the proof: an engine answers once its first rank has read, and dies if another then cannot.
         for folder in self._folders:
             shutil.rmtree(folder, ignore_errors=True)
 

@@ -136,7 +136,8 @@ def test_buckets(weights, want_names):
 
 
 def test_payload_names_torchs_function_even_after_megatron_replaced_it():
-    pytest.importorskip("megatron.core.safe_globals")
+    pytest.importorskip("megatron.core")
+    assert torch.storage._load_from_bytes.__module__ == "megatron.core.safe_globals", "the trap is gone: simplify"
     raw = base64.b64decode(_pickled(Bucket(tuple(named(3, 4)), last=True)))
     strings = [argument for opcode, argument, _ in pickletools.genops(raw) if isinstance(argument, str)]
     assert "_load_from_bytes" in strings
