@@ -122,7 +122,7 @@ def _parenthesised(condition: str) -> str:
 
 def _validation(rule: Rule) -> dict[str, str]:
     """A rule of the table as the API server reads it; messages there are constants, a printed number costs too much."""
-    message = f"{rule.message.format(value='this value')}; {rule.hint}"
+    message = f"{rule.general_message}; {rule.hint}"
     if not rule.node:  # a rule on the whole document cannot point into metadata
         return {"rule": rule.cel, "message": f"{rule.field}: {message}"}
     return {"rule": rule.cel, "message": message, "fieldPath": f".{rule.field}"}

@@ -34,7 +34,7 @@ def named_fields(model: type[BaseModel]) -> dict[str, FieldInfo]:
 def nearest(name: str, names: Iterable[str]) -> str | None:
     """The name that was probably meant; letter case and underscores count for nothing."""
     folded = {known.lower(): known for known in names}
-    found = difflib.get_close_matches(name.replace("_", "").lower(), folded, n=1, cutoff=0.6)
+    found = difflib.get_close_matches(name.replace("_", "").lower(), folded, n=1, cutoff=0.65)
     return folded[found[0]] if found else None
 
 

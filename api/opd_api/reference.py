@@ -111,7 +111,7 @@ def _rules() -> Iterator[str]:
     yield "| field | what is wrong | what to do |\n|---|---|---|"
     for rule in STATIC_RULES:
         path = ".".join(filter(None, (rule.node, rule.field)))
-        yield f"| `{path}` | {_cell(rule.message.format(value='the value'))} | {_cell(rule.hint)} |"
+        yield f"| `{path}` | {_cell(rule.general_message)} | {_cell(rule.hint)} |"
     yield "\nWith the models' configs and tokenizers at hand (`opd validate --models`, and before anything starts):\n"
     for model_rule in MODEL_RULES:
         yield f"* {str(model_rule.__name__).replace('_', ' ')}. {_cell(model_rule.__doc__ or '')}"

@@ -1,6 +1,5 @@
 """pydantic's errors in our words: path, value, what is wrong, what to write instead. Judges nothing itself."""
 
-import difflib
 import json
 from typing import Any
 
@@ -8,7 +7,7 @@ from pydantic_core import ErrorDetails
 
 from .base import PATTERN_WORDS
 from .errors import Problem
-from .fields import fields_at, hint_for, path_of
+from .fields import fields_at, hint_for, nearest, path_of
 
 _OBJECT = "an object (fields and values)"
 _WANTED = {
@@ -66,15 +65,15 @@ def _words(detail: ErrorDetails, location: tuple[str | int, ...]) -> tuple[str, 
         words, bound = _BOUNDS[kind]
         # A list or a long text would drown the message.
         subject = "" if kind.startswith(("too_", "string_too_")) else f"{_shown(value)} "
-        return subject + words.format(f"{context[bound]:g}"), _description(location)
+        return subject + words.format(_shown(context[bound])), _description(location)
     return f"{_shown(value)} {detail['msg']}", _description(location)
 
 
 def _not_one_of(value: Any, expected: str) -> tuple[str, str]:
     """`expected` as pydantic lists it: "'GRPO', 'GSPO' or 'PPO'"."""
     allowed = [word for word in expected.split("'")[1::2] if word]
-    near = difflib.get_close_matches(str(value), allowed, n=1)
-    hint = f"did you mean {near[0]}?" if near else f"write {allowed[0]}" if len(allowed) == 1 else ""
+    near = nearest(str(value), allowed)
+    hint = f"did you mean {near}?" if near else f"write {allowed[0]}" if len(allowed) == 1 else ""
     return f"{_shown(value)} is not one of {', '.join(allowed)}", hint
 
 

@@ -26,6 +26,11 @@ class Rule:
     hint: str
     """What to do."""
 
+    @property
+    def general_message(self) -> str:
+        """The message where the value is not known: the field stands for it."""
+        return self.message.format(value=self.field.rpartition(".")[2])
+
     @cached_property
     def reads(self) -> frozenset[str]:
         """Fields below the node that decide, taken from the CEL text; a list counts as one field."""

@@ -69,7 +69,7 @@ def _one_way(kind: str) -> Rule:
         field=f"parallelism.{kind}",
         holds=lambda student: getattr(student.parallelism, kind) == 1,
         cel=f"self.parallelism.{kind} == 1",
-        message=f"{kind} parallelism ({{value}}) is not available in this version",
+        message=f"{kind} parallelism is not available in this version",
         hint=f"set {kind}: 1; split over tensor parallelism and data parallelism",
     )
 
