@@ -1,8 +1,9 @@
 """Starts an SGLang server on a CPU: a script, run by path, never imported and never used where CUDA is.
 
-Two things differ from `python -m sglang.launch_server`. The stand-in for `sgl_kernel` is importable. And SGLang's child
-processes are forked instead of spawned: importing SGLang is most of a start (15 s of CPU), and this way it happens once
-and not three times. Forking is safe here because no thread runs yet and no CUDA context exists; both are checked.
+Three things differ from `python -m sglang.launch_server`. The stand-in for `sgl_kernel` is importable. Attention takes
+many sequences a call (`opd_cpu_attention.py`). And SGLang's child processes are forked instead of spawned: importing SGLang
+is most of a start (15 s of CPU), and this way it happens once and not three times. Forking is safe here because no
+thread runs yet and no CUDA context exists; both are checked.
 """
 
 import multiprocessing
@@ -34,6 +35,8 @@ def main() -> None:
 
     if torch.cuda.is_available():
         sys.exit("cpu_launch.py is for machines without CUDA")
+    import opd_cpu_attention  # noqa: F401  registers itself
+
     load_plugins()
     run_server(prepare_server_args(sys.argv[1:]))
 
