@@ -48,7 +48,7 @@ def parse_document(text: str, place: str) -> dict[str, Any]:
     """The one mapping in `text`; raises InvalidJob, naming `place`, when there is none or more."""
     try:
         documents = [document for document in yaml.load_all(text, Loader=_Loader) if document is not None]
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # 0x_ looks like a number and is none
         raise InvalidJob([Problem(path=_at(error, place), message=f"is not YAML: {_reason(error)}")]) from error
     except RecursionError as error:
         raise InvalidJob([Problem(path=place, message="is nested too deep")]) from error
@@ -67,7 +67,7 @@ def parse_value(text: str, place: str) -> Any:
     """One value, as it would stand behind a colon; raises InvalidJob."""
     try:
         return yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # 0x_ looks like a number and is none
         raise InvalidJob([Problem(path=place, message=f"{text!r} is not YAML: {_reason(error)}")]) from error
 
 
@@ -109,10 +109,10 @@ def plain(document: dict[str, Any], place: str) -> tuple[dict[str, Any], list[Pr
         raise InvalidJob([Problem(path=place, message="contains itself, or is nested too deep")]) from error
 
 
-def _at(error: yaml.YAMLError, place: str) -> str:
+def _at(error: Exception, place: str) -> str:
     mark = getattr(error, "problem_mark", None)
     return place if mark is None else f"{place}:{mark.line + 1}"
 
 
-def _reason(error: yaml.YAMLError) -> str:
+def _reason(error: Exception) -> str:
     return " ".join(str(getattr(error, "problem", None) or error).split())

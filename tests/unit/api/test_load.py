@@ -111,6 +111,8 @@ def test_status_of_a_live_object_is_read(minimal):
         pytest.param("a: 1\nb: 2\na: 3\n", "job.yaml:3", "'a' is given twice", id="key given twice"),
         pytest.param("a: {x: 1, x: 2}", "job.yaml:1", "'x' is given twice", id="key given twice inside"),
         pytest.param("a: &a [*a]", "document", "contains itself", id="list that contains itself"),
+        pytest.param("a: 0x_", "job.yaml", "is not YAML", id="number without digits"),
+        pytest.param("? [a]\n: 1", "job.yaml:1", "is not YAML", id="list as a key"),
         pytest.param("[" * 5000, "job.yaml", "nested too deep", id="five thousand brackets"),
         pytest.param("a: !!python/object:os.system {}", "job.yaml:1", "is not YAML", id="object of Python"),
         pytest.param("kind: OPDJob", "apiVersion", "write apiVersion: opd.dev/v1alpha1", id="no apiVersion"),
