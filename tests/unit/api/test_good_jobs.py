@@ -1,4 +1,4 @@
-"""The jobs of good_jobs.yaml are let through by `opd` and by schema and CEL of the CRD: rules may not refuse too much."""
+"""The jobs of good_jobs.yaml are let through by `opd` and by the CRD: rules may not refuse too much."""
 
 from pathlib import Path
 
