@@ -85,7 +85,7 @@ def checksum(parts: Sequence[Tensor]) -> str:
     """
     raw = [part.detach().contiguous().reshape(-1).view(torch.uint8) for part in parts]
     if raw[0].is_cuda:
-        return f"{_word_hash(torch.cat(raw)):016x}"
+        return f"{_word_hash(torch.cat(raw) if len(raw) > 1 else raw[0]):016x}"
     digest = hashlib.sha256()
     for part in raw:
         digest.update(memoryview(part.numpy()))
@@ -117,7 +117,7 @@ def _padded(count: int, multiple: int) -> int:
     return -(-count // multiple) * multiple
 
 
-_CHUNK_TILES = 2048
+_CHUNK_TILES = 512
 _TILE_WORDS = 8192
 _SEED = 0x243F6A88
 
@@ -128,7 +128,8 @@ def _word_hash(raw: Tensor) -> int:
     Each 32-bit word is mixed with its position and summed over tiles of 8192 words, twice with different seeds; the
     64-bit tile hashes are summed and mixed once more. int32 arithmetic wraps like uint32; right shifts do not.
     """
-    raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 4))
+    if raw.numel() % 4:
+        raw = torch.nn.functional.pad(raw, (0, -raw.numel() % 4))
     words, total = raw.view(torch.int32), 0
     if not words.numel():
         return 0

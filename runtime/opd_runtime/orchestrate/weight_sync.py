@@ -25,7 +25,8 @@ from .weight_transports import (
     buckets,
 )
 
-BUCKET_BYTES = 128 * 2**20
+BUCKET_BYTES = {"Distributed": 128 * 2**20, "Tensor": 16 * 2**20, "Disk": 128 * 2**20}
+"""A request of 170 MB takes SGLang's HTTP server four times as long as ten of 17 MB."""
 DEADLINE_SECONDS = 600.0
 """For one call. SGLang first lets running generations finish, so it is longer than a bucket takes."""
 _SHOWN_DIFFERENCES = 8
@@ -57,38 +58,41 @@ class WeightSender:
         *,
         scratch_dir: Path,
         kv_heads: int,
-        bucket_bytes: int = BUCKET_BYTES,
+        bucket_bytes: int | None = None,
         deadline_seconds: float = DEADLINE_SECONDS,
     ) -> None:
         """`scratch_dir`: for Disk, a folder all engines can read. `kv_heads`: the model's; how k and v are split."""
         self.transport: Transport | None = None
         self.kind, self.scratch_dir = transport, scratch_dir
-        self.kv_heads, self.bucket_bytes = kv_heads, bucket_bytes
+        self.kv_heads, self.bucket_bytes = kv_heads, bucket_bytes or BUCKET_BYTES[transport]
         self.engines = Engines(urls, deadline_seconds)
 
     def connect(self) -> None:
         """Asks the engines how they are split, and joins them in a process group where the transport needs one."""
-        sizes = {answer["tp_size"] for answer in self.engines.get("/server_info")}
-        if len(sizes) != 1:
-            raise WeightSyncFailed(f"engines with different tensor-parallel sizes: {sorted(sizes)}")
-        self.tensor_parallel = sizes.pop()
+        self._ask_layout()
         self.transport = self._new_transport()
         self.transport.connect()
 
     def send(self, weights: Iterator[tuple[str, Tensor]], version: int) -> SyncReport:
         """The weights (Hugging Face names, full tensors, the engines' dtype) into every engine, then the proof.
 
-        Raises WeightSyncFailed when an engine refuses or then holds other weights, EngineUnavailable when one does not
-        answer in time. What the engines hold is undefined then: restart the dead, make a new sender, send again.
+        Connects first where that was not done. Raises WeightSyncFailed when an engine refuses or then holds other
+        weights, EngineUnavailable when one does not answer in time. What the engines hold is undefined then: restart the
+        dead, make a new sender, send again. `weights` is iterated to its end always: other ranks export in step.
         """
-        assert self.transport is not None, "connect first"
         started = time.perf_counter()
-        watched = _Watched(weights, ExpectedChecksums(tensor_parallel=self.tensor_parallel, kv_heads=self.kv_heads))
         try:
-            self.transport.publish(buckets(watched, self.bucket_bytes), str(version))
-            return self._prove(watched, version, started)
+            if self.transport is None:
+                self.connect()
+            assert self.transport is not None
+            watched = self._watched(weights)
+            try:
+                self.transport.publish(buckets(watched, self.bucket_bytes), str(version))
+                return self._prove(watched, version, started)
+            finally:
+                self.transport.settled()
         finally:
-            self.transport.settled()
+            _exhaust(weights)
 
     def verify(self, weights: Iterator[tuple[str, Tensor]], version: int) -> SyncReport:
         """The proof alone, for engines that loaded these very weights from their folder; they take on `version`.
@@ -96,10 +100,13 @@ class WeightSender:
         An independent check of the trainer, too: what it exports must be what SGLang read from the same files.
         """
         started = time.perf_counter()
-        watched = _Watched(weights, ExpectedChecksums(tensor_parallel=self.tensor_parallel, kv_heads=self.kv_heads))
-        for _ in watched:
-            pass
-        report = self._prove(watched, version, started)
+        try:
+            self._ask_layout()
+            watched = self._watched(weights)
+            _exhaust(iter(watched))
+            report = self._prove(watched, version, started)
+        finally:
+            _exhaust(weights)
         self.engines.post("/update_weight_version", {"new_version": str(version), "abort_all_requests": False})
         return report
 
@@ -128,6 +135,15 @@ class WeightSender:
             checksums={u: answer["per_engine_checksum"] for u, answer in zip(self.engines.urls, answers, strict=True)},
         )
 
+    def _ask_layout(self) -> None:
+        sizes = {answer["tp_size"] for answer in self.engines.get("/server_info")}
+        if len(sizes) != 1:
+            raise WeightSyncFailed(f"engines with different tensor-parallel sizes: {sorted(sizes)}")
+        self.tensor_parallel = sizes.pop()
+
+    def _watched(self, weights: NamedTensors) -> "_Watched":
+        return _Watched(weights, ExpectedChecksums(tensor_parallel=self.tensor_parallel, kv_heads=self.kv_heads))
+
     def _new_transport(self) -> Transport:
         match self.kind:
             case "Tensor":
@@ -151,6 +167,11 @@ class _Watched:
             self.bytes += tensor.nbytes
             self.tensors += 1
             yield name, tensor
+
+
+def _exhaust(iterator: Iterator[object]) -> None:
+    for _ in iterator:
+        pass
 
 
 def _different(url: str, version: int, lines: Sequence[str]) -> str:

@@ -194,8 +194,17 @@ def test_a_stale_engine_is_found(sender, student):
         connected.send(exported(trained(student, 3)), 2)
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_export_is_iterated_to_its_end_even_if_the_sync_fails(tmp_path, student, transport):
+    """Under tensor parallelism the other ranks export in step: they would wait for ever."""
+    weights = exported(student)
+    with pytest.raises(EngineUnavailable):
+        WeightSender(transport, ["http://127.0.0.1:9"], scratch_dir=tmp_path, kv_heads=2).send(weights, 1)
+    assert next(weights, None) is None
+
+
 def test_an_engine_that_refuses_a_broadcast_is_named_at_once(sender, student):
-    connected = sender("Distributed")
+    connected = sender("Distributed", bucket_bytes=4096)
     start = connected.engines.start
 
     def another_group(path, body=None):
@@ -204,8 +213,10 @@ def test_an_engine_that_refuses_a_broadcast_is_named_at_once(sender, student):
 
     connected.engines.start = another_group
     started = time.monotonic()
+    weights = exported(student)
     with pytest.raises(WeightSyncFailed, match=r"refused with 400: .*somebody-else not in"):
-        connected.send(exported(student), 1)
+        connected.send(weights, 1)
+    assert next(weights, None) is None, "other ranks still wait in the export"
     assert time.monotonic() - started < 20, "waited for the broadcast's own deadline"
     sender("Distributed").send(exported(student), 2)
 
