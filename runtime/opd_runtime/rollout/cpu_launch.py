@@ -1,9 +1,9 @@
 """Starts an SGLang server on a CPU: a script, run by path, never imported and never used where CUDA is.
 
 Three things differ from `python -m sglang.launch_server`. The stand-in for `sgl_kernel` is importable. Attention takes
-many sequences a call (`opd_cpu_attention.py`). And SGLang's child processes are forked instead of spawned: importing SGLang
-is most of a start (15 s of CPU), and this way it happens once and not three times. Forking is safe here because no
-thread runs yet and no CUDA context exists; both are checked.
+many sequences a call (`opd_cpu_attention.py`). And SGLang's child processes are forked instead of spawned: importing
+SGLang is most of a start (15 s of CPU), and this way it happens once and not three times. Forking is safe here because
+no thread runs yet and no CUDA context exists; both are checked.
 """
 
 import multiprocessing
@@ -21,7 +21,7 @@ def _fork_instead_of_spawn() -> None:
         single = threading.active_count() == 1
         set_start_method("fork" if single else method, force=force)
 
-    multiprocessing.set_start_method = forked  # type: ignore[assignment]
+    multiprocessing.set_start_method = forked
 
 
 def main() -> None:

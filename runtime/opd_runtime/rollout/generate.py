@@ -196,7 +196,7 @@ class RolloutGenerator:
         assert self._function is not None
         function = self._function
 
-        async def ask(engine: EngineClient) -> Sample:
+        async def ask(engine: EngineClient) -> Any:
             with clock.generate():
                 return await function(
                     self._hook_args, sample.prompt, engine, sampling=dict(sampling), group=sample.group

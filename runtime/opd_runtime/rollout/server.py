@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
-from ..errors import EngineUnavailable, OPDError, UserError
+from ..errors import EngineUnavailable, UserError
 
 HERE = Path(__file__).parent
 CPU_KV_CACHE_BYTES = 512 * 2**20
@@ -92,7 +92,7 @@ def cpu_cache_tokens(model_path: Path) -> int:
     head_dim = config.get("head_dim") or config.get("hidden_size", 1) // heads
     token_bytes = 2 * config.get("num_hidden_layers", 1) * kv_heads * head_dim * 4
     least = min(8192, config.get("max_position_embeddings", 8192))
-    return max(least, min(CPU_MAX_TOTAL_TOKENS, CPU_KV_CACHE_BYTES // token_bytes))
+    return max(int(least), min(CPU_MAX_TOTAL_TOKENS, int(CPU_KV_CACHE_BYTES // token_bytes)))
 
 
 class SGLangServer:
@@ -224,7 +224,7 @@ class SGLangServer:
             log.seek(max(self._log_start, size - 65_536))
             return log.read().decode(errors="replace")
 
-    def _death(self) -> OPDError:
+    def _death(self) -> UserError | EngineUnavailable:
         log, status = self._log(), self._status()
         cause = _cause(log, status)
         lines = [line[:300] for line in log.splitlines() if line.strip()][-LOG_LINES_SHOWN:]

@@ -21,7 +21,7 @@ PADDED_NUMBERS = 2**22
 """Most numbers in the padded keys of one call (16 MiB in FP32): larger batches go in several calls."""
 
 
-class BatchedTorchAttention(TorchNativeAttnBackend):
+class BatchedTorchAttention(TorchNativeAttnBackend):  # type: ignore[misc]  # SGLang carries no types
     """Overrides the two inner functions; storing keys and values stays SGLang's."""
 
     def _run_sdpa_forward_extend(
