@@ -51,7 +51,7 @@ class EngineClient:
         body = {"input_ids": input_ids, "sampling_params": sampling, "return_logprob": True}
         answers = await self._post("/generate", body)
         try:
-            return [_generation(answer) for answer in answers]
+            return [_generation(answer) for _, answer in zip(input_ids, answers, strict=True)]
         except (KeyError, TypeError, ValueError) as error:
             raise EngineUnavailable(f"{self.url} answered something else than samples: {error!r}") from error
 
