@@ -143,6 +143,8 @@ class SGLangServer:
     def start(self) -> None:
         """Returns at once. What the server prints goes to `log_path`, after what was there."""
         assert not self.alive(), "already started"
+        if not (self.model_path / "config.json").is_file():
+            raise UserError("no model here: config.json is missing", path=str(self.model_path))
         if self._chooses_port:
             self.port = free_port(self.host)
         argv, env = command(

@@ -92,8 +92,16 @@ def dead_server(tmp_path: Path, monkeypatch, script: str, **settings) -> SGLangS
     monkeypatch.setattr(
         server_module, "command", lambda *a, **k: ([sys.executable, "-c", textwrap.dedent(script)], dict(os.environ))
     )
+    (tmp_path / "config.json").write_text("{}")
     options = {"device": "cpu", "bf16": False, "memory_fraction": 0.8, "log_path": tmp_path / "server.log"}
     return SGLangServer(tmp_path, **(options | settings))
+
+
+def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path):
+    server = SGLangServer(tmp_path, device="cpu", bf16=False, memory_fraction=0.8, log_path=tmp_path / "log")
+    with pytest.raises(UserError, match="no model here"):
+        server.start()
+    assert not server.alive()
 
 
 @pytest.mark.parametrize(
@@ -106,7 +114,7 @@ def dead_server(tmp_path: Path, monkeypatch, script: str, **settings) -> SGLangS
             id="bad arguments",
         ),
         pytest.param(
-            "raise OSError('Repo id must be in the form')", UserError, "the model cannot be read", id="no model there"
+            "raise OSError('Repo id must be in the form')", UserError, "the model cannot be read", id="a broken model"
         ),
         pytest.param(
             "raise MemoryError('CUDA out of memory. Tried to allocate')", UserError, "out of memory", id="CUDA memory"

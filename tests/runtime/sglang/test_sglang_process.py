@@ -1,0 +1,102 @@
+"""A real SGLang server as a process: it dies with its parent, stops clean, and says why it could not start."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import psutil
+import pytest
+
+from opd_runtime.errors import UserError
+from opd_runtime.rollout.server import SGLangServer
+
+
+def gone(pids: Sequence[int], seconds: float) -> bool:
+    """Waits until none of the processes lives."""
+    deadline = time.monotonic() + seconds
+    while any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def tree_of(root: psutil.Process, at_least: int) -> list[psutil.Process]:
+    """The process and all it started, once they are so many."""
+    deadline = time.monotonic() + 30
+    while len(tree := [root, *root.children(recursive=True)]) < at_least:
+        assert time.monotonic() < deadline, tree
+        time.sleep(0.02)
+    return tree
+
+
+def test_a_model_without_weights_is_named_as_the_cause(tiny_model, tmp_path):
+    (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
+    server = SGLangServer(tmp_path, device="cpu", bf16=False, memory_fraction=0.8, log_path=tmp_path / "server.log")
+    server.start()
+    try:
+        with pytest.raises(UserError, match="the model cannot be read"):
+            server.wait_ready(120)
+    finally:
+        server.stop()
+
+
+@pytest.mark.full
+def test_an_argument_that_sglang_does_not_know_is_named_as_the_cause(tiny_model, tmp_path):
+    server = SGLangServer(
+        tiny_model,
+        device="cpu",
+        bf16=False,
+        memory_fraction=0.8,
+        log_path=tmp_path / "server.log",
+        extra_args=("--no-such-flag",),
+    )
+    server.start()
+    try:
+        with pytest.raises(UserError, match="unrecognized arguments: --no-such-flag"):
+            server.wait_ready(120)
+    finally:
+        server.stop()
+
+
+PARENT = """
+    import sys, time
+    from pathlib import Path
+    from opd_runtime.rollout.server import SGLangServer
+    server = SGLangServer(Path({model!r}), device="cpu", bf16=False, memory_fraction=0.8, log_path=Path({log!r}))
+    server.start()
+    print(server.pid, flush=True)
+    if {ready}:
+        server.wait_ready(240)
+        print("ready", flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "ready",
+    [
+        pytest.param(True, id="while it serves"),
+        pytest.param(False, id="while it still imports", marks=pytest.mark.full),
+    ],
+)
+def test_killing_the_parent_leaves_no_process(tiny_model: Path, tmp_path: Path, ready: bool):
+    script = textwrap.dedent(PARENT.format(model=str(tiny_model), log=str(tmp_path / "server.log"), ready=ready))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    parent = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment)
+    assert parent.stdout is not None
+    try:
+        guardian = psutil.Process(int(parent.stdout.readline()))
+        if ready:
+            assert parent.stdout.readline() == "ready\n", (tmp_path / "server.log").read_text()[-2000:]
+        # Guardian and launcher; once it serves, scheduler and detokenizer.
+        tree = tree_of(guardian, at_least=4 if ready else 2)
+    finally:
+        parent.send_signal(signal.SIGKILL)
+        parent.wait()
+    assert gone([process.pid for process in tree], seconds=15)
