@@ -77,8 +77,8 @@ class WeightSender:
         """The weights (Hugging Face names, full tensors, the engines' dtype) into every engine, then the proof.
 
         Connects first where that was not done. Raises WeightSyncFailed when an engine refuses or then holds other
-        weights, EngineUnavailable when one does not answer in time. What the engines hold is undefined then: restart the
-        dead, make a new sender, send again. `weights` is iterated to its end always: other ranks export in step.
+        weights, EngineUnavailable when one does not answer in time. What the engines hold is undefined then: restart
+        the dead, make a new sender, send again. `weights` is iterated to its end always: other ranks export in step.
         """
         started = time.perf_counter()
         try:

@@ -45,7 +45,7 @@ def make_model() -> Callable[..., PreTrainedModel]:
 
 @pytest.fixture(scope="session")
 def serve(tmp_path_factory: pytest.TempPathFactory):
-    """Starts servers for models. Asked again with the same key it gives the same one; the two newest stay alive."""
+    """Starts servers for models; the same key gives the same server. The two asked for last stay alive."""
     servers: dict[object, SGLangServer] = {}
     patch = pytest.MonkeyPatch()
     # Two ranks on a machine without GPUs: say which core is whose, and let SGLang not find NCCL.
@@ -53,7 +53,9 @@ def serve(tmp_path_factory: pytest.TempPathFactory):
     patch.setenv("SGLANG_NCCL_SO_PATH", "/nonexistent")
 
     def start(model: PreTrainedModel, key: object, **options) -> SGLangServer:
-        if key not in servers:
+        if key in servers:
+            servers[key] = servers.pop(key)
+        else:
             while len(servers) > 1:
                 servers.pop(next(iter(servers))).stop()
             folder = tmp_path_factory.mktemp("model")

@@ -304,6 +304,25 @@ def test_an_engine_that_was_killed_is_named_at_once(make_model, serve, tmp_path,
     assert time.monotonic() - started < 30
 
 
+@pytest.mark.full
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_one_of_two_engines_dies_and_the_other_goes_on(make_model, serve, tmp_path, transport):
+    student = make_model("qwen3", tied=True)
+    alive, dying = serve(student, ("qwen3", True, 2, 1)), serve(student, f"one of two, {transport}")
+    both = WeightSender(transport, [alive.url, dying.url], scratch_dir=tmp_path, kv_heads=2, deadline_seconds=60)
+    both.send(exported(student), 1)
+    for pid in process_group(dying.pid):
+        os.kill(pid, signal.SIGKILL)
+    started = time.monotonic()
+    with pytest.raises(EngineUnavailable):
+        both.send(exported(trained(student, 1)), 2)
+    both.close()
+    rest = WeightSender(transport, [alive.url], scratch_dir=tmp_path, kv_heads=2, deadline_seconds=60)
+    rest.send(exported(student), 2)
+    rest.close()
+    assert time.monotonic() - started < 40
+
+
 def process_group(pid: int) -> list[int]:
     """The server and its children."""
     children = [
