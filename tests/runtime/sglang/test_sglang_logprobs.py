@@ -36,13 +36,13 @@ def reference(tiny_model: Path):
     return logprobs
 
 
-def random_pairs(vocab_size: int, count: int = 40) -> list[tuple[list[int], list[int]]]:
-    """Ragged: prompts of 1 to 60 ids, responses of 1 to 90, every third prompt that of its predecessor."""
+def random_pairs(vocab_size: int, count: int = 40, longest: int = 60) -> list[tuple[list[int], list[int]]]:
+    """Ragged: prompts of 1 to 60 ids, responses of 1 to `longest`, every third prompt that of its predecessor."""
     rng = random.Random(3)
     pairs: list[tuple[list[int], list[int]]] = []
     for n in range(count):
         prompt = pairs[-1][0] if n % 3 == 2 else [rng.randrange(vocab_size) for _ in range(rng.randint(1, 60))]
-        pairs.append((prompt, [rng.randrange(vocab_size) for _ in range(rng.randint(1, 90))]))
+        pairs.append((prompt, [rng.randrange(vocab_size) for _ in range(rng.randint(1, longest))]))
     return pairs
 
 
@@ -62,9 +62,16 @@ def generate(url: str, vocab_size: int, prompts, **sampling):
     return asyncio.run(run())
 
 
-def test_teacher_scores_are_those_of_transformers(sglang_server, vocab_size, reference):
+@pytest.mark.parametrize(
+    "longest",
+    [
+        pytest.param(60, id="short sequences: attention over many of them at once"),
+        pytest.param(300, id="long sequences: attention one by one"),
+    ],
+)
+def test_teacher_scores_are_those_of_transformers(sglang_server, vocab_size, reference, longest):
     """Includes id V-1, which SGLang echoes as 0, and prompts that come from the cache the second time."""
-    pairs = random_pairs(vocab_size)
+    pairs = random_pairs(vocab_size, longest=longest)
     assert any(vocab_size - 1 in response for _, response in pairs)
     for _ in range(2):
         scores = score(sglang_server.url, vocab_size, pairs)

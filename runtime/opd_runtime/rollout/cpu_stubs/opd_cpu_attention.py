@@ -19,6 +19,8 @@ from torch.nn.functional import scaled_dot_product_attention
 
 PADDED_NUMBERS = 2**22
 """Most numbers in the padded keys of one call (16 MiB in FP32): larger batches go in several calls."""
+LONG = 128
+"""New tokens of a sequence from which on one call each is faster: it needs no mask and no padding (measured)."""
 
 
 class BatchedTorchAttention(TorchNativeAttnBackend):  # type: ignore[misc]  # SGLang carries no types
@@ -40,7 +42,8 @@ class BatchedTorchAttention(TorchNativeAttnBackend):  # type: ignore[misc]  # SG
     ) -> Tensor:
         """query and output [T, H, D]; the new tokens of a sequence follow `extend_prefix_lens` cached ones."""
         cached = (k_cache, v_cache, req_to_token, req_pool_indices, seq_lens)
-        if not (_is_plain(encoder_lens, options) and options["causal"]):
+        short = int(extend_seq_lens.max()) <= LONG
+        if not (short and options["causal"] and _is_plain(encoder_lens, options)):
             lengths = (extend_prefix_lens, extend_seq_lens, encoder_lens)
             return super()._run_sdpa_forward_extend(query, output, *cached, *lengths, **options)
         ends = extend_seq_lens.cumsum(0).tolist()
