@@ -79,6 +79,9 @@ class EngineClient:
             self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector)
         return self._session
 
+    def _silent(self, error: BaseException) -> EngineUnavailable:
+        return EngineUnavailable(f"the engine at {self.url} does not answer ({str(error) or type(error).__name__})")
+
     async def _post(self, path: str, body: object) -> Any:
         payload = orjson.dumps(body)
         for attempt in range(RESETS_RETRIED + 1):
@@ -88,9 +91,9 @@ class EngineClient:
                 break
             except (aiohttp.ServerDisconnectedError, ConnectionResetError) as error:
                 if attempt == RESETS_RETRIED:
-                    raise EngineUnavailable(f"{self.url}: {error!r}") from error
+                    raise self._silent(error) from error
             except (TimeoutError, aiohttp.ClientError, OSError) as error:
-                raise EngineUnavailable(f"{self.url}: {error!r}") from error
+                raise self._silent(error) from error
         if 400 <= status < 500:
             raise UserError(
                 f"the engine refused a request: {_reason(content)}",

@@ -3,11 +3,13 @@
 Knows token ids and tokens' texts only through its arguments: no tokenizer and no model is loaded here.
 """
 
+import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
+from typing import Any
 
 import aiohttp
 
@@ -20,6 +22,7 @@ SAME_MODEL = 1e-3
 """Mean difference under which two models' scores of a text are those of one model (nats)."""
 UNIFORM = 1e-4
 """A spread, or a distance from -log V, below this is no model's answer (nats)."""
+POLL_SECONDS = 0.5
 TOKENIZE_PATHS = ("/tokenize", "/v1/tokenize")
 
 
@@ -122,6 +125,16 @@ async def probe(
     return _report(endpoint, [tokenizer, *checks], scores[1], seconds, len(probe_ids))
 
 
+async def probe_when_ready(endpoint: str, *, startup_timeout_seconds: float, **questions: Any) -> ProbeReport:
+    """`probe(endpoint, **questions)` again and again while the server starts, for at most so long."""
+    deadline = time.monotonic() + startup_timeout_seconds
+    while True:
+        report = await probe(endpoint, **questions)
+        if report.reason != "TeacherStarting" or time.monotonic() > deadline:
+            return report
+        await asyncio.sleep(POLL_SECONDS)
+
+
 def judge(
     first: Sequence[float],
     second: Sequence[float],
@@ -162,7 +175,7 @@ async def _server_state(endpoint: str) -> str:
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session, session.get(url) as reply:
             return f"{url} answers {reply.status}" if reply.status >= 500 else ""
     except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        return f"{url} does not answer ({error!r})"
+        return f"{url} does not answer ({str(error) or type(error).__name__})"
 
 
 async def _check_tokenizer(endpoint: str, api_key: str, probes: Mapping[str, Sequence[int]] | None) -> Check:

@@ -240,7 +240,7 @@ class TeacherScorer:
             async with self._session.post(url, data=orjson.dumps(body)) as reply:
                 content, status = await reply.read(), reply.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Unanswered(f"the teacher at {url} does not answer ({error!r})") from error
+            raise _Unanswered(f"the teacher at {url} does not answer ({str(error) or type(error).__name__})") from error
         said = content[:300].decode(errors="replace")
         if status in (401, 403):
             raise TeacherUnavailable(f"the teacher at {url} refuses the key ({status})", hint=_KEY_HINT)

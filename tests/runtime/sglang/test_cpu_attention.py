@@ -30,12 +30,13 @@ options = dict(scaling=0.3, enable_gqa=True, is_cross_attn=False, sliding_window
 backends = [object.__new__(ours.BatchedTorchAttention), object.__new__(Theirs)]
 
 query = torch.randn(int(new.sum()), H, D)
-out = [b._run_sdpa_forward_extend(query, torch.zeros_like(query), cache_k, cache_v, req_to_token, rows, lens, prefix, new,
-                                  causal=True, **options) for b in backends]
+cached = (cache_k, cache_v, req_to_token, rows, lens)
+out = [b._run_sdpa_forward_extend(query, torch.zeros_like(query), *cached, prefix, new, causal=True, **options)
+       for b in backends]
 print("extend", float((out[0] - out[1]).abs().max()))
 query = torch.randn(B, H, D)
-out = [b._run_sdpa_forward_decode(query, torch.zeros_like(query), cache_k, cache_v, req_to_token, rows, lens,
-                                  causal=False, **options) for b in backends]
+out = [b._run_sdpa_forward_decode(query, torch.zeros_like(query), *cached, causal=False, **options)
+       for b in backends]
 print("decode", float((out[0] - out[1]).abs().max()))
 print("parts", len(backends[0]._parts(lens, cache_k)))
 """

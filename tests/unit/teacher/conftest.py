@@ -40,6 +40,7 @@ class FakeTeacher:
     tokenizer: Callable[[str], list[int]] | None = None
     needs_key: bool = False
     health: int = 200
+    health_checks: int = 0
     url: str = ""
     requests: list[dict[str, Any]] = field(default_factory=list)
     hold: asyncio.Event | None = None
@@ -70,6 +71,7 @@ class FakeTeacher:
         return web.json_response({"tokens": [self.tokenizer(text) for text in texts]})
 
     async def healthy(self, request: web.Request) -> web.Response:
+        self.health_checks += 1
         return web.Response(status=self.health)
 
 
