@@ -1,9 +1,10 @@
-"""Keeps a process tree tied to one process: `python -IS guardian.py PARENT_PID COMMAND…`. A script, run by path.
+"""Keeps a process tree tied to one process: `python -IS guardian.py PARENT_PID SCRATCH COMMAND…`, run by path.
 
 The command lives as long as PARENT_PID and no longer, also when that dies of SIGKILL: the guardian is the command's
 parent, looks for its own once a second, and ends the command's whole process group. The kernel's "signal me when my
 parent dies" alone would not do: it follows the thread that forked, and SGLang's processes ask for it only after seconds
 of imports. SIGTERM is passed on; SIGQUIT ends the group at once. Exits with the command's status, a signal as 128 + n.
+SCRATCH is a folder for the command's temporary files (SGLang leaves its sockets there); it goes when the command ends.
 """
 
 import contextlib
@@ -12,20 +13,17 @@ import os
 import shutil
 import signal
 import sys
-import tempfile
 
 PR_SET_PDEATHSIG = 1
 SIGNALS = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT}
 
 
 def main() -> int:
-    parent = int(sys.argv[1])
+    parent, scratch, command = int(sys.argv[1]), sys.argv[2], sys.argv[3:]
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-    scratch = tempfile.mkdtemp(prefix="opd-")
-    # SGLang leaves its sockets behind where temporary files go.
     os.environ["TMPDIR"] = scratch
     try:
-        child = _start(sys.argv[2:])
+        child = _start(command)
         status = _watch(child, parent)
         _kill_group(child)
         return status

@@ -8,10 +8,12 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -155,7 +157,8 @@ class SGLangServer:
             environ=os.environ,
             **self._settings,  # type: ignore[arg-type]
         )
-        guardian = [sys.executable, "-IS", str(HERE / "guardian.py"), str(os.getpid())]
+        self._scratch = tempfile.mkdtemp(prefix="opd-")
+        guardian = [sys.executable, "-IS", str(HERE / "guardian.py"), str(os.getpid()), self._scratch]
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
@@ -194,20 +197,16 @@ class SGLangServer:
 
     def stop(self, grace_seconds: float | None = None) -> None:
         """Ends the server and everything it started. `grace_seconds` is for its own clean end; 0 kills at once."""
-        process = self._process
-        if process is None or process.poll() is not None:
+        if self._process is None:
             return
         grace = grace_seconds if grace_seconds is not None else CUDA_GRACE_SECONDS if self.device == "cuda" else 0.0
-        process.send_signal(signal.SIGTERM if grace else signal.SIGQUIT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(grace or 10)
-            return
-        process.send_signal(signal.SIGQUIT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(10)
-            return
-        process.kill()
-        process.wait()
+        ways = [(signal.SIGTERM, grace)] if grace else []
+        for number, seconds in [*ways, (signal.SIGQUIT, 10.0), (signal.SIGKILL, 10.0)]:
+            if self._process.poll() is None:
+                self._process.send_signal(number)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._process.wait(seconds)
+        shutil.rmtree(self._scratch, ignore_errors=True)
 
     def _answers(self) -> bool:
         try:

@@ -200,13 +200,26 @@ def test_stop_leaves_no_process_and_no_file(tmp_path, monkeypatch, grace_seconds
     assert gone(pids) and not scratch.exists() and not server.alive()
 
 
+def test_a_killed_guardian_takes_the_server_with_it_and_stop_cleans_up(tmp_path, monkeypatch):
+    server = dead_server(tmp_path, monkeypatch, TREE)
+    server.start()
+    (main, child), scratch = started_tree(server)
+    os.kill(server.pid, signal.SIGKILL)
+    assert gone([main])
+    server.stop()
+    assert not server.alive() and not scratch.exists()
+    os.kill(child, signal.SIGKILL)  # SGLang's own children ask the kernel to go with their parent; this one does not
+
+
 def test_a_tree_dies_with_a_parent_that_was_killed(tmp_path):
     """Also when a thread other than the main one started it, and ended long before."""
-    log = tmp_path / "log"
+    log, scratch = tmp_path / "log", tmp_path / "scratch"
+    scratch.mkdir()
     script = f"""
         import os, subprocess, sys, threading, time
         def start():
-            command = [sys.executable, "-IS", {str(GUARDIAN)!r}, str(os.getpid()), sys.executable, "-c", {TREE!r}]
+            command = [sys.executable, "-IS", {str(GUARDIAN)!r}, str(os.getpid()), {str(scratch)!r}]
+            command += [sys.executable, "-c", {TREE!r}]
             print(subprocess.Popen(command, stdout=open({str(log)!r}, "w"), start_new_session=True).pid, flush=True)
         thread = threading.Thread(target=start); thread.start(); thread.join()
         time.sleep(600)
@@ -224,4 +237,4 @@ def test_a_tree_dies_with_a_parent_that_was_killed(tmp_path):
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    assert gone(pids) and not Path(words[2]).exists()
+    assert gone(pids) and not scratch.exists()
