@@ -79,7 +79,7 @@ def _parse_hf(text: str, rest: str) -> Uri:
 
 
 def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
-    """The local folder with config.json, tokenizer, safetensors, fetched if need be. UserError names what is missing."""
+    """The local folder with config.json, tokenizer, safetensors; fetched if need be. UserError names what lacks."""
     parsed = parse_uri(uri)
     folder = _locate(parsed, volumes, cache_dir)
     missing = missing_model_files(folder)

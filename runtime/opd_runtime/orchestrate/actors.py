@@ -1,21 +1,25 @@
-"""The two kinds of Ray process of a job: a trainer rank and a rollout engine's keeper. Each wraps a class that knows no Ray."""
+"""The two kinds of Ray process of a job: a trainer rank and the keeper of an SGLang server. Each wraps a class that knows no Ray."""
 
 import os
 import socket
+import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..batch import Batch
 from ..config import TrainConfig
+from ..rollout.server import SGLangServer
 
 
 class TrainerActor:
     """One Megatron rank. Every rank gets the same calls in the same order: they are collectives."""
 
-    def __init__(self, rank: int, world_size: int) -> None:
+    def __init__(self, rank: int, world_size: int, log_dir: Path) -> None:
         # Ray shows each actor only its own GPU, so the local rank is always 0.
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+        _log_to(log_dir / f"trainer-{rank}.log")
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port for torch.distributed; asked of rank 0 only."""
@@ -30,16 +34,23 @@ class TrainerActor:
         from ..megatron.trainer import Trainer
 
         self.trainer = Trainer(cfg)
-        return self.trainer.load_latest() if resume else None
+        resumed = self.trainer.load_latest() if resume else None
+        self.version = resumed[0] if resumed else 0
+        return resumed
 
     def train_step(self, batch: Batch, step: int):
-        return self.trainer.train_step(batch, step)
+        result = self.trainer.train_step(batch, step)
+        self.version = step + 1
+        return result
 
     def teacher_greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
         return self.trainer.teacher_greedy(prompts, max_new_tokens)
 
-    def sync(self, transport: str, urls: Sequence[str], version: int, scratch_dir: Path):
-        """The student's weights to the engines at `urls`, with proof. Other ranks take part in the export only."""
+    def sync(self, transport: str, urls: Sequence[str], scratch_dir: Path):
+        """The student's weights to the engines at `urls`, with proof; their version is the steps they were trained.
+
+        Ranks other than 0 take part in the export only.
+        """
         from .weight_sync import WeightSender
 
         if self.trainer.rank != 0:
@@ -49,10 +60,14 @@ class TrainerActor:
         key = (transport, tuple(urls))
         if getattr(self, "_sender_key", None) != key:
             self.disconnect()
-            self._sender = WeightSender(transport, urls, scratch_dir=scratch_dir)
-            self._sender.connect()
+            self._sender = WeightSender(
+                transport, urls, scratch_dir=scratch_dir, kv_heads=self.trainer.hf.num_key_value_heads
+            )
             self._sender_key = key
-        return self._sender.send(self.trainer.named_weights(), version)
+        weights, cfg = self.trainer.named_weights(), self.trainer.cfg
+        if self.version == 0 and cfg.student_load is None:
+            return self._sender.verify(weights, self.version)  # the engines have read them from the student's folder
+        return self._sender.send(weights, self.version)
 
     def disconnect(self) -> None:
         """Forgets the engines: after one restarted, its connections are void."""
@@ -70,43 +85,76 @@ class TrainerActor:
         return os.getpid()
 
 
-class EngineActor:
-    """Keeps one SGLang server: starts it where its GPUs are, restarts it, takes it down."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServerSpec:
+    """One SGLang server of a group: rollout engines and, on one machine, the teacher."""
 
-    def __init__(self, cfg: TrainConfig, index: int) -> None:
-        self.cfg, self.index = cfg, index
+    name: str
+    """Log file and messages: `engine`, `teacher`."""
+    model_path: Path
+    device: str
+    bf16: bool
+    replicas: int
+    gpus: int
+    """Tensor-parallel size; GPUs on CUDA, 1 on CPU."""
+    memory_fraction: float
+    args: tuple[str, ...]
+    api_key: str
+    log_dir: Path
 
-    def start(self, weight_version: int) -> None:
+
+class ServerActor:
+    """Keeps one SGLang server: starts it where its GPUs are, restarts it on the same port, takes it down."""
+
+    def __init__(self, spec: ServerSpec, index: int, port: int = 0) -> None:
+        self.spec, self.index, self.port = spec, index, port
+        self.server: SGLangServer | None = None
+
+    def start(self) -> None:
         """Returns at once; `ready` waits. A server that is already there is stopped first."""
-        from ..rollout.server import SGLangServer
-
         self.stop()
-        engine = self.cfg.rollout.engines
+        spec = self.spec
         self.server = SGLangServer(
-            self.cfg.student_path,
-            device=self.cfg.device,
-            bf16=self.cfg.bf16,
+            spec.model_path,
+            device=spec.device,
+            bf16=spec.bf16,
             host=_node_address(),
-            tensor_parallel=engine.gpus_per_replica if self.cfg.device == "cuda" else 1,
-            memory_fraction=engine.memory_fraction,
-            extra_args=tuple(engine.args),
-            log_path=self.cfg.run_dir / "logs" / f"engine-{self.index}.log",
-            weight_version=weight_version,
+            port=self.port,
+            tensor_parallel=spec.gpus,
+            memory_fraction=spec.memory_fraction,
+            extra_args=spec.args,
+            api_key=spec.api_key,
+            log_path=spec.log_dir / f"{spec.name}-{self.index}.log",
         )
         self.server.start()
 
-    def ready(self, timeout_seconds: float) -> str:
-        """URL of the server once it answers."""
+    def ready(self, timeout_seconds: float) -> tuple[str, int]:
+        """URL and port of the server once it answers."""
         self.server.wait_ready(timeout_seconds)
-        return self.server.url
+        self.port = self.server.port
+        return self.server.url, self.port
+
+    def alive(self) -> bool:
+        return self.server is not None and self.server.alive()
 
     def stop(self) -> None:
-        if getattr(self, "server", None) is not None:
+        if self.server is not None:
             self.server.stop()
+            self.server = None
 
     def pids(self) -> tuple[int, int]:
         """This process and the server's."""
         return os.getpid(), self.server.pid
+
+
+def _log_to(path: Path) -> None:
+    """Everything this process prints, its libraries' C code included, goes to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    os.close(log)
 
 
 def _node_address() -> str:

@@ -1,4 +1,4 @@
-"""Where actors run, and the two groups as the loop sees them: `Trainers` and `Engines`, one awaitable verb for each thing to do.
+"""Where actors run, and the groups as the loop sees them: `Trainers`, `Servers`, `Weights`, one awaitable verb for each thing to do.
 
 Placement is by the custom resources `opd-trainer` and `opd-engine`: the RayJob's worker groups offer them, one a pod, and
 so does the embedded Ray of one machine. On CUDA, GPUs are asked for beside them.
@@ -15,11 +15,12 @@ from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ..batch import Batch
 from ..config import TrainConfig
-from ..errors import EngineUnavailable, TrainerLost
-from .actors import EngineActor, TrainerActor
+from ..errors import EngineUnavailable, TrainerLost, WeightSyncFailed
+from .actors import ServerActor, ServerSpec, TrainerActor
 
 TRAINER_RESOURCE = "opd-trainer"
 ENGINE_RESOURCE = "opd-engine"
+TEACHER_RESOURCE = "opd-teacher"
 PLACEMENT_TIMEOUT_SECONDS = 1800
 """How long to wait for pods of the worker groups to join Ray."""
 
@@ -61,7 +62,7 @@ class Trainers:
         group = await _placed(TRAINER_RESOURCE, shape.replicas, per_pod if cuda else 0)
         self.actors = [
             _actor(TrainerActor, group, rank // per_pod, TRAINER_RESOURCE, 1 / per_pod, 1 if cuda else 0).remote(
-                rank, self.cfg.world_size
+                rank, self.cfg.world_size, self.cfg.run_dir / "logs"
             )
             for rank in range(self.cfg.world_size)
         ]
@@ -73,8 +74,8 @@ class Trainers:
         reference = ray.put(batch)
         return (await self._all("train_step", reference, step))[0]
 
-    async def sync(self, transport: str, urls: Sequence[str], version: int, scratch_dir: Path):
-        return (await self._all("sync", transport, list(urls), version, scratch_dir))[0]
+    async def sync(self, transport: str, urls: Sequence[str], scratch_dir: Path):
+        return (await self._all("sync", transport, list(urls), scratch_dir))[0]
 
     async def disconnect(self) -> None:
         await self._all("disconnect")
@@ -100,96 +101,106 @@ class Trainers:
     async def _gather(self, calls: Sequence[Awaitable]) -> list:
         """The first failure wins: when one rank dies the others hang in a collective, so nobody waits for them."""
         try:
-            return await asyncio.gather(*calls)
+            return await _results(calls)
         except ray.exceptions.RayActorError as error:
             raise TrainerLost(f"a trainer process died: {_first_line(error)}") from error
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
 
     def kill(self) -> None:
         for actor in self.actors:
             ray.kill(actor)
 
 
-class Engines:
-    """All SGLang rollout engines of the job. `urls` is valid after `ready`."""
+class Servers:
+    """SGLang servers of one kind, each kept by an actor. `urls` is valid after `ready` and stays through restarts."""
 
-    def __init__(self, cfg: TrainConfig, startup_timeout_seconds: float = 1800) -> None:
-        self.cfg = cfg
+    def __init__(self, spec: ServerSpec, resource: str, startup_timeout_seconds: float) -> None:
+        self.spec = spec
+        self.resource = resource
         self.startup_timeout_seconds = startup_timeout_seconds
         self.actors: list[Any] = []
         self.urls: list[str] = []
+        self._ports = [0] * spec.replicas
 
     async def start(self) -> None:
         """Places the keepers and starts their servers; returns before the servers answer."""
-        self.group = await _placed(ENGINE_RESOURCE, self._replicas, self._gpus)
-        self.actors = [self._new_actor(index) for index in range(self._replicas)]
-        await asyncio.gather(*(actor.start.remote(0) for actor in self.actors))
+        self._group = await _placed(self.resource, self.spec.replicas, self._gpus)
+        self.actors = [self._new_actor(index) for index in range(self.spec.replicas)]
+        await _results([actor.start.remote() for actor in self.actors])
 
     async def ready(self) -> list[str]:
-        calls = (actor.ready.remote(self.startup_timeout_seconds) for actor in self.actors)
-        try:
-            self.urls = list(await asyncio.gather(*calls))
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+        answers = await _results([actor.ready.remote(self.startup_timeout_seconds) for actor in self.actors])
+        self.urls, self._ports = [list(column) for column in zip(*answers, strict=True)]
         return self.urls
 
     async def restart(self, index: int) -> str:
-        """A fresh server (and keeper, if that died too) with the student's first weights: the caller syncs it."""
+        """A fresh server on the same port, with the weights of its folder; its keeper too when that died."""
         try:
-            await self.actors[index].start.remote(0)
+            await self.actors[index].start.remote()
         except ray.exceptions.RayActorError:
             self.actors[index] = self._new_actor(index)
-            await self.actors[index].start.remote(0)
-        try:
-            self.urls[index] = await self.actors[index].ready.remote(self.startup_timeout_seconds)
-        except ray.exceptions.RayTaskError as error:
-            raise error.cause from error
+            await self.actors[index].start.remote()
+        [(self.urls[index], self._ports[index])] = await _results(
+            [self.actors[index].ready.remote(self.startup_timeout_seconds)]
+        )
         return self.urls[index]
+
+    async def dead(self) -> list[int]:
+        """Indices of servers (or keepers) that are gone."""
+        answers = await asyncio.gather(*(actor.alive.remote() for actor in self.actors), return_exceptions=True)
+        return [index for index, answer in enumerate(answers) if answer is not True]
 
     async def stop(self) -> None:
         await asyncio.gather(*(actor.stop.remote() for actor in self.actors), return_exceptions=True)
 
     async def pids(self) -> list[tuple[int, int]]:
-        return list(await asyncio.gather(*(actor.pids.remote() for actor in self.actors)))
-
-    @property
-    def _replicas(self) -> int:
-        return self.cfg.rollout.engines.replicas
+        return await _results([actor.pids.remote() for actor in self.actors])
 
     @property
     def _gpus(self) -> int:
-        return self.cfg.rollout.engines.gpus_per_replica if self.cfg.device == "cuda" else 0
+        return self.spec.gpus if self.spec.device == "cuda" else 0
 
     def _new_actor(self, index: int) -> Any:
-        return _actor(EngineActor, self.group, index, ENGINE_RESOURCE, 1.0, self._gpus).remote(self.cfg, index)
+        actor = _actor(ServerActor, self._group, index, self.resource, 1.0, self._gpus)
+        return actor.remote(self.spec, index, self._ports[index])
 
 
 class Weights:
-    """The order of a weight sync: trainers send, every engine echoes the checksum. Knows which version is out."""
+    """Gets the trainers' weights into the engines; a sync ends with the checksum every engine echoed."""
 
-    def __init__(self, cfg: TrainConfig, trainers: Trainers, engines: Engines) -> None:
+    def __init__(self, cfg: TrainConfig, trainers: Trainers, engines: Servers) -> None:
         self.trainers, self.engines = trainers, engines
-        self.version = 0
         self.scratch_dir = cfg.run_dir / "sync"
         self.transport = cfg.rollout.weight_sync
         if self.transport == "Auto":
             self.transport = "Distributed" if cfg.device == "cuda" else "Tensor"
 
-    async def sync(self, version: int):
-        """All engines get the trainers' weights as `version`. One engine failing is restarted once by the caller."""
-        report = await self.trainers.sync(self.transport, self.engines.urls, version, self.scratch_dir)
-        self.version = version
-        return report
+    async def sync(self):
+        """All engines get the weights of now; an engine that died meanwhile comes back first."""
+        try:
+            return await self._send(self.transport, self.engines.urls)
+        except (EngineUnavailable, WeightSyncFailed):
+            await self.trainers.disconnect()
+            for index in await self.engines.dead():
+                await self.engines.restart(index)
+            return await self._send(self.transport, self.engines.urls)
 
     async def recover(self, index: int) -> None:
-        """A dead engine comes back with the weights of now; a second failure ends the attempt."""
+        """Engine `index` comes back with the weights of now."""
         await self.trainers.disconnect()
         url = await self.engines.restart(index)
-        try:
-            await self.trainers.sync("Tensor", [url], self.version, self.scratch_dir)
-        finally:
-            await self.trainers.disconnect()
+        await self._send("Tensor", [url])
+        await self.trainers.disconnect()
+
+    async def _send(self, transport: str, urls: Sequence[str]):
+        return await self.trainers.sync(transport, urls, self.scratch_dir)
+
+
+async def _results(calls: Sequence[Awaitable]) -> list:
+    """What the calls return; an actor's exception arrives as the exception it raised."""
+    try:
+        return list(await asyncio.gather(*calls))
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from error
 
 
 def _first_line(error: BaseException) -> str:

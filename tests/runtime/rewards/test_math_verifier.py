@@ -73,7 +73,7 @@ def worker_script(monkeypatch, tmp_path):
     [
         pytest.param(
             "def judge(label, response):\n    while response == 'slow': pass\n    return 1.0",
-            id="in Python, ended by the alarm",
+            id="in Python, alarm",
         ),
         pytest.param(
             "def judge(label, response):\n    return 1.0 if response != 'slow' else float(str(9**9**9))",

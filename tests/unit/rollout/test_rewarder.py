@@ -1,4 +1,4 @@
-"""What reaches a sample: weighted rewards, or a reason why it is masked. The verifiers with processes and servers are in tests/runtime."""
+"""What reaches a sample: a weighted reward, or the reason why it is masked."""
 
 import asyncio
 import math

@@ -1,4 +1,4 @@
-"""The process that runs math-verify: one JSON line in, one word out. Started by file name, so it imports nothing of ours.
+"""The process that runs math-verify: one JSON line in, one word out. Started by file name: imports nothing of ours.
 
 A response may hold `9**9**9`. An alarm ends what runs too long in Python, and this process goes on; what hangs inside C
 never sees the alarm, so the parent kills the process some seconds later. Memory is limited here.

@@ -1,0 +1,36 @@
+"""Options that several verbs share, and how they become a job and its volumes."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from opd_api.load import job_from_document, read_document, set_path
+from opd_api.spec import OPDJob
+
+Sets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="PATH=VALUE", help="Change a field: --set steps=20 --set optimizer.lr=1e-4. Repeatable."),
+]
+Volumes = Annotated[
+    list[str] | None,
+    typer.Option("--volume", metavar="CLAIM=DIR", help="Where pvc://CLAIM lies on this machine; default runs/volumes/CLAIM."),
+]
+
+
+def load(file: Path, sets: list[str] | None) -> OPDJob:
+    """The job in `file` with `--set` applied; raises InvalidJob with all problems at once."""
+    document = read_document(file.read_text(), source=str(file))
+    for assignment in sets or []:
+        set_path(document, assignment)
+    return job_from_document(document)
+
+
+def volumes_of(assignments: list[str] | None) -> dict[str, Path]:
+    volumes = {}
+    for assignment in assignments or []:
+        claim, separator, folder = assignment.partition("=")
+        if not (claim and separator and folder):
+            raise typer.BadParameter(f"--volume {assignment!r}: expected CLAIM=DIR")
+        volumes[claim] = Path(folder).absolute()
+    return volumes

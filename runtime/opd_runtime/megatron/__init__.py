@@ -1,0 +1,1 @@
+"""Everything Megatron-core: student trainer, teacher in the same process, converter, checkpoints. Knows no SGLang, no Ray."""

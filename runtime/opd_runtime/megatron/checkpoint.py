@@ -1,0 +1,198 @@
+"""Megatron-LM's checkpoint folder: `ROOT/latest_checkpointed_iteration.txt` and `ROOT/iter_NNNNNNN/` (torch_dist).
+
+A checkpoint of a run also holds `driver_state.json`, written after everything else: the driver's state, whose checkpoint it
+is, and the size of every file. Without it, or with a file of another size, a checkpoint is incomplete and never picked.
+"""
+
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper, FullyParallelSaveStrategyWrapper
+from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy, TorchDistSaveShardedStrategy
+
+from ..errors import CheckpointIncomplete, UserError
+
+TRACKER = "latest_checkpointed_iteration.txt"
+DRIVER_STATE = "driver_state.json"
+_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+
+
+def iteration_dir(root: Path, step: int) -> Path:
+    return root / f"iter_{step:07d}"
+
+
+def complete_checkpoints(root: Path) -> list[tuple[int, Path]]:
+    """(step, folder) of every complete checkpoint of a run, oldest first. Needs no process group."""
+    found = []
+    for folder in root.glob("iter_*") if root.is_dir() else ():
+        match = re.fullmatch(r"iter_(\d{7,})", folder.name)
+        if match:
+            try:
+                read_driver_state(folder)
+            except CheckpointIncomplete:
+                continue
+            found.append((int(match[1]), folder))
+    return sorted(found)
+
+
+def read_driver_state(folder: Path) -> dict[str, Any]:
+    """`{identity, state, files}`. Raises CheckpointIncomplete unless every file is there in full."""
+    try:
+        document = json.loads((folder / DRIVER_STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise CheckpointIncomplete(f"{folder} has no {DRIVER_STATE}") from error
+    for name, size in document["files"].items():
+        file = folder / name
+        if not file.is_file() or file.stat().st_size != size:
+            raise CheckpointIncomplete(f"{file} is missing or cut short")
+    return document
+
+
+def save(root: Path, step: int, model, optimizer, *, identity: str, state: dict[str, Any], keep: int) -> Path:
+    """A collective. The tracker names the new checkpoint only once it is complete; older ones beyond `keep` go last."""
+    folder = iteration_dir(root, step)
+    if dist.get_rank() == 0:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+    dist.barrier()
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    strategy = FullyParallelSaveStrategyWrapper(TorchDistSaveShardedStrategy("torch_dist", 1), group, True)
+    content = _sharded_state(model, optimizer, step, loading=False)
+    dist_checkpointing.save(content, str(folder), strategy, content_metadata=_SHARDING)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
+        _replace(folder / DRIVER_STATE, json.dumps({"identity": identity, "state": state, "files": files}))
+        _replace(root / TRACKER, str(step))
+        for _, old in complete_checkpoints(root)[:-keep]:
+            (old / DRIVER_STATE).unlink()  # incomplete from here on, whatever interrupts the removal
+            shutil.rmtree(old)
+    dist.barrier()
+    return folder
+
+
+def load_latest(root: Path, model, optimizer, *, identity: str) -> tuple[int, dict[str, Any]] | None:
+    """The newest complete checkpoint into model and optimizer; its step and driver state. None without one.
+
+    Raises UserError when it is another job's: continuing there would overwrite that job's work.
+    """
+    found = complete_checkpoints(root)
+    if not found:
+        return None
+    step, folder = found[-1]
+    document = read_driver_state(folder)
+    if document["identity"] != identity:
+        raise UserError(
+            f"holds checkpoints of another job ({document['identity']}, this is {identity})",
+            path=str(root),
+            hint="choose another job name or run folder, or start over with --fresh",
+        )
+    _prime_adam(optimizer)
+    content = _load(folder, _sharded_state(model, optimizer, 0, loading=True))
+    model.load_state_dict(content["model"])
+    optimizer.load_state_dict(content["optimizer"])
+    _unshare_adam_steps(optimizer)
+    return step, document["state"]
+
+
+def load_model_weights(root: Path, model, step: int | None = None) -> None:
+    """Weights alone, from a torch_dist or legacy `torch` checkpoint. Raises UserError: no tracker, no such step, no checkpoint."""
+    folder = find_iteration(root, step)
+    if dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
+        content = _load(folder, {"model": model.sharded_state_dict(metadata=_metadata())})["model"]
+    else:
+        rank = parallel_state.get_tensor_model_parallel_rank()
+        file = folder / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
+        if not file.is_file():
+            raise UserError("is neither a torch_dist nor a torch checkpoint", path=str(folder), hint=f"expected metadata.json or {file}")
+        content = torch.load(file, map_location="cpu", weights_only=True)["model"]
+    model.load_state_dict(content)
+
+
+def find_iteration(root: Path, step: int | None = None) -> Path:
+    """The iteration folder that `step`, or else the tracker file, names. Never "whatever is there"."""
+    if re.fullmatch(r"iter_\d{7,}|release", root.name) and step is None:
+        return root
+    if step is None:
+        try:
+            said = (root / TRACKER).read_text().strip()
+        except OSError as error:
+            raise UserError(f"has no {TRACKER}: it is no Megatron checkpoint", path=str(root), hint="opd convert makes one") from error
+        folder = root / "release" if said == "release" else iteration_dir(root, int(said))
+    else:
+        folder = iteration_dir(root, step)
+    if not folder.is_dir():
+        steps = ", ".join(sorted(f.name for f in root.glob("iter_*"))) or "none"
+        raise UserError(f"has no {folder.name}; it has {steps}", path=str(root))
+    return folder
+
+
+def save_model_weights(root: Path, model) -> None:
+    """Weights alone as a `release` checkpoint: what `opd convert` writes."""
+    folder = root / "release"
+    if dist.get_rank() == 0:
+        folder.mkdir(parents=True)
+    dist.barrier()
+    content = {"model": model.sharded_state_dict(metadata=_metadata()), "checkpoint_version": 3.0}
+    dist_checkpointing.save(content, str(folder), TorchDistSaveShardedStrategy("torch_dist", 1), content_metadata=_SHARDING)
+    dist.barrier()
+    if dist.get_rank() == 0:
+        _replace(root / TRACKER, "release")
+
+
+def _metadata() -> dict[str, Any]:
+    return {**_SHARDING, "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
+
+
+def _sharded_state(model, optimizer, step: int, *, loading: bool) -> dict[str, Any]:
+    state = {"iteration": step, "checkpoint_version": 3.0, "model": model.sharded_state_dict(metadata=_metadata())}
+    state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=loading, metadata=_metadata())
+    return state
+
+
+def _load(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
+    group = parallel_state.get_data_parallel_group(with_context_parallel=True)
+    strategy = FullyParallelLoadStrategyWrapper(TorchDistLoadShardedStrategy(), group)
+    return dist_checkpointing.load(state, str(folder), strategy)
+
+
+def _replace(path: Path, text: str) -> None:
+    """Old or new text, never half of one, also when power fails."""
+    part = path.with_name(path.name + ".part")
+    with open(part, "w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    part.replace(path)
+
+
+def _inner_optimizers(optimizer):
+    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
+        yield getattr(part, "optimizer", part)
+
+
+def _prime_adam(optimizer) -> None:
+    """torch's AdamW has no state before its first step, and Megatron's distributed optimizer cannot load into none."""
+    for adam in _inner_optimizers(optimizer):
+        if isinstance(adam, torch.optim.Adam | torch.optim.AdamW) and not adam.state:
+            for parameter in (p for group in adam.param_groups for p in group["params"]):
+                adam.state[parameter] = {
+                    "step": torch.zeros(()),
+                    "exp_avg": torch.zeros_like(parameter),
+                    "exp_avg_sq": torch.zeros_like(parameter),
+                }
+
+
+def _unshare_adam_steps(optimizer) -> None:
+    """Megatron's loader puts one step tensor into every parameter's state: each `+= 1` would then count for all of them."""
+    for adam in _inner_optimizers(optimizer):
+        for state in adam.state.values():
+            if torch.is_tensor(state.get("step")):
+                state["step"] = state["step"].clone()

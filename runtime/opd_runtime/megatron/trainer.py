@@ -1,0 +1,299 @@
+"""One rank of the student's trainer: log-probs, advantages, OPD term, updates; weights out, checkpoints in and out.
+
+The advantage pass sees the whole step on every rank (N floats are small), so that only forward and backward passes are split
+and no statistic depends on the parallel layout.
+
+Shapes: B samples of the step, N response tokens packed, [b, s] a padded micro-batch with n response tokens.
+"""
+
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from . import cpu
+
+cpu.install()
+
+import numpy as np  # noqa: E402 - Megatron's imports read what the CPU layer replaces
+import torch  # noqa: E402
+import torch.distributed as dist  # noqa: E402
+from megatron.core import parallel_state, tensor_parallel  # noqa: E402
+from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
+from torch import Tensor  # noqa: E402
+
+from ..batch import Batch  # noqa: E402
+from ..config import MegatronTeacher, TrainConfig  # noqa: E402
+from ..errors import UserError  # noqa: E402
+from . import checkpoint  # noqa: E402
+from .batching import MicroBatch, Packer, update_split  # noqa: E402
+from .convert import HFWeights, export_hf, load_hf, save_hf_shards  # noqa: E402
+from .logprobs import token_logprobs  # noqa: E402
+from .model import build_model, megatron_config, read_hf_config  # noqa: E402
+from .objective import Advantages, advantages, update_loss  # noqa: E402
+from .optimizer import learning_rate, set_learning_rate, wrap  # noqa: E402
+from .teacher import FrozenModel  # noqa: E402
+
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """The same on every rank."""
+
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    """Wall time of `logprobs`, `teacher`, `update`."""
+
+
+class Trainer:
+    """Expects RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Every method is a collective unless it says not."""
+
+    def __init__(self, cfg: TrainConfig) -> None:
+        self.cfg = cfg
+        init_distributed(cfg)
+        self.rank = dist.get_rank()
+        self.device = torch.device("cuda", torch.cuda.current_device()) if cfg.device == "cuda" else torch.device("cpu")
+        self.hf = read_hf_config(cfg.student_path)
+        config = megatron_config(
+            self.hf, bf16=cfg.bf16, sequence_parallel=cfg.sequence_parallel, recompute_full=cfg.student.recompute == "Full"
+        )
+        self.model = build_model(self.hf, config)
+        if cfg.student_load is None:
+            load_hf(self.model, self.hf, HFWeights(cfg.student_path))
+        else:
+            checkpoint.load_model_weights(cfg.student_load, self.model)
+        self.model.to(self.device)
+        self.ddp, self.adam = wrap(self.model, config, cfg.optimizer, bf16=cfg.bf16)
+        self.teacher = self._teacher()
+        self.reference = self._reference()
+
+    def _teacher(self) -> FrozenModel | None:
+        teacher = self.cfg.teacher
+        if not isinstance(teacher, MegatronTeacher):
+            return None
+        return self._frozen(teacher.model_path, teacher.offloaded, teacher.load, teacher.checkpoint_step)
+
+    def _reference(self) -> FrozenModel | None:
+        path = self.cfg.reference_path
+        return None if path is None else self._frozen(path, offloaded=True)
+
+    def _frozen(self, path: Path, offloaded: bool, load: Path | None = None, step: int | None = None) -> FrozenModel:
+        return FrozenModel(
+            path,
+            bf16=self.cfg.bf16,
+            sequence_parallel=self.cfg.sequence_parallel,
+            offloaded=offloaded,
+            load=load,
+            checkpoint_step=step,
+        )
+
+    # ------------------------------------------------------------------------------------------------------------ a step
+    def train_step(self, batch: Batch, step: int) -> StepResult:
+        """Log-probs, advantages, then epochsPerStep x updatesPerStep optimizer steps. Raises on a loss that is not finite."""
+        packer = self._packer(batch)
+        clock = {"logprobs": time.perf_counter()}
+        old_N = self._logprobs(self.ddp, packer)
+        ref_N = self._frozen_logprobs(self.reference, packer)
+        clock["teacher"] = time.perf_counter()
+        teacher_N = self._frozen_logprobs(self.teacher, packer)
+        if teacher_N is None:
+            assert batch.teacher_logprobs_N is not None, "an SGLang teacher's log-probs come with the batch"
+            teacher_N = torch.from_numpy(np.where(batch.mask_N, batch.teacher_logprobs_N, 0.0).astype(np.float32)).to(self.device)
+        clock["update"] = time.perf_counter()
+        plan = advantages(self.cfg, batch, old_N=old_N, teacher_N=teacher_N, ref_N=ref_N)
+        metrics = plan.metrics | self._updates(packer, plan, step)
+        if self.reference and _due(step + 1, self.cfg.algorithm.reference.update_every_steps):
+            self.reference.copy_from(parameter.data for parameter in self.model.parameters())
+        times = [*clock.values(), time.perf_counter()]
+        seconds = {name: after - before for name, before, after in zip(clock, times[:-1], times[1:], strict=True)}
+        return StepResult(metrics=metrics, seconds=seconds)
+
+    def _updates(self, packer: Packer, plan: Advantages, step: int) -> dict[str, float]:
+        algorithm, rate = self.cfg.algorithm, learning_rate(self.cfg.optimizer, step, self.cfg.steps)
+        set_learning_rate(self.adam, rate)
+        totals = torch.zeros(5, dtype=torch.float64, device=self.device)
+        norms = []
+        for epoch in range(algorithm.epochs_per_step):
+            for samples in update_split(packer.trainable, algorithm.updates_per_step, (self.cfg.seed, step, epoch)):
+                parts, norm = self._update(packer.micro_batches(samples, parallel_state.get_data_parallel_rank()), plan)
+                totals += parts
+                norms.append(norm)
+                if not np.isfinite(norm):
+                    raise UserError(
+                        f"the gradient of step {step} is not finite",
+                        path="spec.optimizer.lr",
+                        hint="lower the learning rate, set distillation.maxLogRatio, or look at the step's samples",
+                    )
+        if not norms:
+            return {"policy/lr": rate}
+        dist.all_reduce(totals, group=parallel_state.get_data_parallel_group())
+        loss, count, clipped, ppo_kl, entropy = totals.tolist()
+        tokens = max(float(plan.mask_N.sum()) * algorithm.epochs_per_step, 1.0)
+        return {
+            "policy/loss": loss / max(count, 1.0),
+            "policy/clip_frac": clipped / tokens,
+            "policy/ppo_kl": ppo_kl / tokens,
+            "policy/entropy": entropy / tokens,
+            "policy/grad_norm": float(np.mean(norms)),
+            "policy/lr": rate,
+        }
+
+    def _update(self, micro_batches: list[MicroBatch], plan: Advantages) -> tuple[Tensor, float]:
+        """One optimizer step. Returns this rank's sums (loss, its denominator, clipped, ppo_kl, entropy) and the gradient norm."""
+        self.ddp.zero_grad_buffer()
+        self.adam.zero_grad()
+
+        def forward(batches: Iterator[MicroBatch], model):
+            micro = next(batches)
+            logits = self._forward(model, micro)
+
+            def loss(logits: Tensor):
+                logprobs_n, entropy_n = self._token_logprobs(logits, micro, with_entropy=True)
+                return update_loss(self.cfg.algorithm, plan, micro, logprobs_n, entropy_n)
+
+            return logits, loss
+
+        results = get_forward_backward_func()(
+            forward_step_func=forward,
+            data_iterator=iter(micro_batches),
+            model=[self.ddp],
+            num_microbatches=len(micro_batches),
+            seq_length=micro_batches[0].tokens_bs.shape[1],
+            micro_batch_size=len(micro_batches[0].tokens_bs),
+            forward_only=False,
+        )
+        _, norm, _ = self.adam.step()
+        return torch.stack([result["sums"] for result in results]).sum(0), float(norm or 0.0)
+
+    # --------------------------------------------------------------------------------------------------------- log-probs
+    def logprobs(self, batch: Batch, model: str = "student") -> np.ndarray:
+        """log p of every response token of the step, in sample order; `model`: student, teacher or reference."""
+        packer = self._packer(batch)
+        if model == "student":
+            return self._logprobs(self.ddp, packer).cpu().numpy()
+        scored = self._frozen_logprobs({"teacher": self.teacher, "reference": self.reference}[model], packer)
+        assert scored is not None, f"this job has no {model} in the trainer"
+        return scored.cpu().numpy()
+
+    def _frozen_logprobs(self, frozen: FrozenModel | None, packer: Packer) -> Tensor | None:
+        if frozen is None:
+            return None
+        with frozen.on_device() as model:
+            return self._logprobs(model, packer)
+
+    @torch.no_grad()
+    def _logprobs(self, model, packer: Packer) -> Tensor:
+        """Each rank scores its share; the sum over the data-parallel group puts the step together."""
+        scored_N = torch.zeros(int(packer.responses_B.sum()), device=self.device)
+        for micro in packer.micro_batches(packer.trainable, parallel_state.get_data_parallel_rank()):
+            logprobs_n, _ = self._token_logprobs(self._forward(model, micro), micro)
+            scored_N[self._tensor(micro.flat_n)] = logprobs_n
+        if self.cfg.data_parallel > 1:
+            dist.all_reduce(scored_N, group=parallel_state.get_data_parallel_group())
+        return scored_N
+
+    def _forward(self, model, micro: MicroBatch) -> Tensor:
+        tokens = self._tensor(micro.tokens_bs)
+        positions = torch.arange(tokens.shape[1], device=self.device).expand_as(tokens)
+        return model(tokens, positions, None)
+
+    def _token_logprobs(self, logits: Tensor, micro: MicroBatch, *, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+        return token_logprobs(
+            logits.view(-1, logits.shape[-1]),
+            self._tensor(micro.rows_n),
+            self._tensor(micro.targets_n),
+            temperature=self.cfg.rollout.temperature,
+            with_entropy=with_entropy,
+        )
+
+    def _packer(self, batch: Batch) -> Packer:
+        return Packer(
+            batch,
+            max_tokens=self.cfg.student.max_tokens_per_gpu,
+            data_parallel=self.cfg.data_parallel,
+            multiple_of=self.cfg.tensor_parallel if self.cfg.sequence_parallel else 1,
+        )
+
+    def _tensor(self, array: np.ndarray) -> Tensor:
+        return torch.from_numpy(array).to(self.device, non_blocking=True)
+
+    @torch.no_grad()
+    def teacher_greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]) -> list[list[int]]:
+        """The in-process teacher's greedy answers, without a KV cache: for a one-off evaluation with short answers."""
+        assert self.teacher is not None
+        answers: list[list[int]] = [[] for _ in prompts]
+        with self.teacher.on_device() as model:
+            by_length: dict[int, list[int]] = {}
+            for index, prompt in enumerate(prompts):
+                by_length.setdefault(len(prompt), []).append(index)
+            for indices in by_length.values():
+                for chunk in (indices[start : start + 256] for start in range(0, len(indices), 256)):
+                    decoded = self._greedy(model, torch.tensor([list(prompts[i]) for i in chunk], device=self.device), max_new_tokens)
+                    for index, ids in zip(chunk, decoded.tolist(), strict=True):
+                        end = next((place for place, token in enumerate(ids) if token in eos_ids), len(ids))
+                        answers[index] = ids[:end]
+        return answers
+
+    def _greedy(self, model, tokens: Tensor, max_new_tokens: int) -> Tensor:
+        length, multiple = tokens.shape[1], self.cfg.tensor_parallel if self.cfg.sequence_parallel else 1
+        for _ in range(max_new_tokens):
+            padded = torch.nn.functional.pad(tokens, (0, -tokens.shape[1] % multiple))
+            positions = torch.arange(padded.shape[1], device=self.device).expand_as(padded)
+            logits = model(padded, positions, None)[:, tokens.shape[1] - 1]
+            full = tensor_parallel.gather_from_tensor_model_parallel_region(logits)
+            tokens = torch.cat([tokens, full.argmax(-1, keepdim=True)], dim=1)
+        return tokens[:, length:]
+
+    # ----------------------------------------------------------------------------------------------- weights, checkpoints
+    def named_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """The student's weights under their Hugging Face names, full tensors, one by one."""
+        return export_hf(self.model, self.hf)
+
+    def save(self, step: int, driver_state: dict[str, Any]) -> Path:
+        keep = self.cfg.checkpoint.keep
+        return checkpoint.save(
+            self.cfg.checkpoint_dir, step, self.model, self.adam, identity=self.cfg.uid, state=driver_state, keep=keep
+        )
+
+    def load_latest(self) -> tuple[int, dict[str, Any]] | None:
+        """Step and driver state of the newest complete checkpoint, now loaded; None without one."""
+        return checkpoint.load_latest(self.cfg.checkpoint_dir, self.model, self.adam, identity=self.cfg.uid)
+
+    def export_hf(self, path: Path) -> None:
+        """The student as a Hugging Face folder: config, tokenizer, safetensors. Replaces `path` when it is complete."""
+        part = path.with_name(path.name + ".part")
+        if self.rank == 0:
+            shutil.rmtree(part, ignore_errors=True)
+            part.mkdir(parents=True)
+            for file in self.cfg.student_path.iterdir():
+                if file.is_file() and not file.name.startswith("model") and file.suffix not in (".safetensors", ".bin", ".gguf", ".pt"):
+                    shutil.copy2(file, part)
+        save_hf_shards(self.named_weights(), part, write=self.rank == 0)
+        if self.rank == 0:
+            shutil.rmtree(path, ignore_errors=True)
+            part.rename(path)
+        dist.barrier()
+
+    def close(self) -> None:
+        parallel_state.destroy_model_parallel()
+        dist.destroy_process_group()
+
+
+def init_distributed(cfg: TrainConfig) -> None:
+    """torch.distributed (NCCL on CUDA, gloo on CPU) and Megatron's groups over it."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    if cfg.device == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    backend = "nccl" if cfg.device == "cuda" else "gloo"
+    dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
+    parallel_state.initialize_model_parallel(tensor_model_parallel_size=cfg.tensor_parallel)
+    tensor_parallel.model_parallel_cuda_manual_seed(cfg.seed)
+
+
+def _due(step: int, every: int | None) -> bool:
+    return every is not None and step % every == 0

@@ -1,0 +1,95 @@
+"""A whole job on one machine: the run's folder, an embedded Ray, the servers, the loop, and taking it all down again."""
+
+import asyncio
+import contextlib
+import fcntl
+import shutil
+import signal
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import ray
+
+from opd_api.load import dump_job
+from opd_api.spec import OPDJob
+
+from ..config import SGLangTeacher, TrainConfig
+from ..errors import UserError
+from .placement import ENGINE_RESOURCE, TEACHER_RESOURCE, TRAINER_RESOURCE
+
+RUN_MARK = "opdjob.yaml"
+"""A folder with this file is a run's folder; only such a one is ever emptied."""
+
+
+@contextlib.contextmanager
+def run_folder(job: OPDJob, run_dir: Path, *, resume: bool, fresh: bool) -> Iterator[None]:
+    """The run's folder, held by this process alone. Raises UserError when what is there fits neither flag."""
+    used = run_dir.exists() and any(run_dir.iterdir())
+    if used and not (run_dir / RUN_MARK).exists():
+        raise UserError(f"{run_dir} is not empty and not a run's folder", hint="choose another --run-dir")
+    if used and not (resume or fresh):
+        raise UserError(
+            f"{run_dir} holds an earlier run of this job",
+            hint="--resume continues from its newest checkpoint, --fresh deletes it and starts over",
+        )
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    with open(run_dir.parent / f".{run_dir.name}.lock", "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise UserError(f"{run_dir} is in use by another `opd run`") from error
+        if fresh and used:
+            shutil.rmtree(run_dir)
+        (run_dir / "logs").mkdir(parents=True, exist_ok=True)
+        (run_dir / RUN_MARK).write_text(dump_job(job))
+        yield
+        shutil.rmtree(run_dir / "sync", ignore_errors=True)
+
+
+@contextlib.contextmanager
+def embedded_ray(cfg: TrainConfig) -> Iterator[None]:
+    """A Ray of this process's own, on loopback, that offers what the worker groups of a RayJob would.
+
+    Ray's processes share this process's fate, also under `kill -9`; what they start is bound to them the same way.
+    """
+    ray.init(
+        num_cpus=1,
+        resources={
+            TRAINER_RESOURCE: cfg.student.trainers.replicas,
+            ENGINE_RESOURCE: cfg.rollout.engines.replicas,
+            TEACHER_RESOURCE: 1,
+        },
+        include_dashboard=False,
+        log_to_driver=False,
+        object_store_memory=256 * 2**20,
+        _node_ip_address="127.0.0.1",
+    )
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.asynccontextmanager
+async def stop_on_signal(stop: asyncio.Event, note) -> AsyncIterator[None]:
+    """The first SIGINT or SIGTERM sets `stop` (a save, then the end); the second cancels at once."""
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            task.cancel()
+        else:
+            note("stopping after this step and a checkpoint; again to stop at once")
+            stop.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, on_signal)
+    try:
+        yield
+    finally:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(number)
+
+
+def needs_teacher_server(cfg: TrainConfig) -> bool:
+    return isinstance(cfg.teacher, SGLangTeacher) and not cfg.teacher.endpoint
