@@ -1,59 +1,71 @@
-"""The `opd` command: one verb a file. Heavy imports (torch, Ray) live inside the verbs, so that `--help` answers at once."""
+"""The `opd` command: one verb a file. Heavy imports (torch, Ray) live inside the verbs: `--help` answers at once."""
 
 import sys
 import traceback
+from importlib.metadata import version
+from typing import Annotated
 
-import click
 import typer
 
 from opd_api.errors import InvalidJob, OPDError
 
 app = typer.Typer(
     name="opd",
-    help="On-policy distillation: the student writes, the teacher scores every token, the student moves towards it.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,
+    rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
-def _register() -> None:
-    from . import convert, evaluate, fetch, get, plot, probe, render, run, validate
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"opd {version('opd-operator')}")
+        raise typer.Exit
 
-    for verb, function in {
-        "run": run.run,
-        "validate": validate.validate,
-        "render": render.render,
-        "fetch": fetch.fetch,
-        "convert": convert.convert,
-        "probe": probe.probe,
-        "get": get.get,
-        "plot": plot.plot,
-        "eval": evaluate.evaluate,
-    }.items():
-        app.command(verb)(function)
+
+@app.callback()
+def opd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the traceback of an error; may stand anywhere.")
+    ] = False,
+) -> None:
+    """On-policy distillation: the student writes, the teacher scores every token, the student moves towards it.
+
+    \b
+    opd validate job.yaml
+    opd run job.yaml --set steps=20
+    opd get --watch
+    """
+
+
+def _register() -> None:
+    """The verbs, in the order of the help: a job's life, then models and servers."""
+    from . import get, plot, probe, render, run, validate
+
+    for verb, function, sentence in (
+        ("validate", validate.validate, "Check a job: every problem at once."),
+        ("render", render.render, "Print a job with every default filled in."),
+        ("run", run.run, "Run a job on this machine."),
+        ("get", get.get, "Show where runs stand."),
+        ("plot", plot.plot, "Draw a run's metrics as one picture."),
+        ("probe", probe.probe, "Ask a server whether it can teach."),
+    ):
+        app.command(verb, short_help=sentence)(function)
 
 
 def main() -> None:
-    """Entry point: an error is one clear line (a document's errors all at once) and exit 1; --verbose gives the trace."""
+    """Entry point: an error is one clear line (a job's problems all at once) and exit 1; --verbose gives the trace."""
     verbose = "--verbose" in sys.argv
-    arguments = [argument for argument in sys.argv[1:] if argument != "--verbose"]
     _register()
     try:
-        app(args=arguments, standalone_mode=False)
-    except click.exceptions.Exit as exit_:
-        sys.exit(exit_.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        sys.exit(130)
+        app(args=[argument for argument in sys.argv[1:] if argument != "--verbose"])
     except (OPDError, OSError) as error:
         if verbose:
             traceback.print_exc()
-        if isinstance(error, InvalidJob):
-            print(error, file=sys.stderr)
-        else:
-            print(f"error: {error}", file=sys.stderr)
+        print(error if isinstance(error, InvalidJob) else f"error: {error}", file=sys.stderr)
         sys.exit(1)

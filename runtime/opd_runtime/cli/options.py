@@ -5,22 +5,35 @@ from typing import Annotated
 
 import typer
 
+from opd_api.errors import InvalidJob, Problem
 from opd_api.load import job_from_document, read_document, set_path
 from opd_api.spec import OPDJob
 
+from ..errors import UserError
+
 Sets = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="PATH=VALUE", help="Change a field: --set steps=20 --set optimizer.lr=1e-4. Repeatable."),
+    typer.Option(
+        "--set", metavar="PATH=VALUE", help="Change a field: --set steps=20 --set optimizer.lr=1e-4. Repeatable."
+    ),
 ]
 Volumes = Annotated[
     list[str] | None,
-    typer.Option("--volume", metavar="CLAIM=DIR", help="Where pvc://CLAIM lies on this machine; default runs/volumes/CLAIM."),
+    typer.Option(
+        "--volume", metavar="CLAIM=DIR", help="Where pvc://CLAIM lies on this machine; default runs/volumes/CLAIM."
+    ),
 ]
 
 
 def load(file: Path, sets: list[str] | None) -> OPDJob:
-    """The job in `file` with `--set` applied; raises InvalidJob with all problems at once."""
-    document = read_document(file.read_text(), source=str(file))
+    """The job in `file` with `--set` applied; raises InvalidJob with all problems at once, UserError without a file."""
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidJob([Problem(path=str(file), message="is not UTF-8 text")]) from error
+    except OSError as error:
+        raise UserError(error.strerror or str(error), path=str(file), hint="name the file of an OPDJob") from error
+    document = read_document(text, source=str(file))
     for assignment in sets or []:
         set_path(document, assignment)
     return job_from_document(document)
