@@ -6,6 +6,7 @@ is, and the size of every file. Without it, or with a file of another size, a ch
 
 import json
 import os
+import queue
 import re
 import shutil
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper, FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy, TorchDistSaveShardedStrategy
 
@@ -22,6 +24,10 @@ from ..errors import CheckpointIncomplete, UserError
 TRACKER = "latest_checkpointed_iteration.txt"
 DRIVER_STATE = "driver_state.json"
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+
+# Megatron's writer asks a multiprocessing manager for its queue of results: a process that imports everything again. We only
+# save synchronously, where writer and reader are one thread.
+filesystem_async._results_queue = queue.SimpleQueue()
 
 
 def iteration_dir(root: Path, step: int) -> Path:

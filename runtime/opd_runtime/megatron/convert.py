@@ -6,6 +6,7 @@ spec are both known: the latter keeps a layer's norms inside the linear layer th
 """
 
 import json
+import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from ..errors import UserError
 from .model import head_dim
 
 SHARD_BYTES = 4 * 2**30
+WEIGHT_SUFFIXES = (".safetensors", ".bin", ".gguf", ".pt", ".pth")
 
 
 class HFWeights(Mapping[str, Tensor]):
@@ -131,6 +133,13 @@ def _gather(parameter: Tensor) -> list[Tensor]:
     shards = [torch.empty_like(parameter) for _ in range(size)]
     dist.all_gather(shards, parameter.data.contiguous(), group=parallel_state.get_tensor_model_parallel_group())
     return shards
+
+
+def copy_companions(source: Path, destination: Path) -> None:
+    """Everything of a Hugging Face folder that is no weight: config, generation config, tokenizer, chat template."""
+    for file in source.iterdir():
+        if file.is_file() and not file.name.startswith("model") and file.suffix not in WEIGHT_SUFFIXES:
+            shutil.copy2(file, destination)
 
 
 def save_hf_shards(tensors: Iterator[tuple[str, Tensor]], path: Path, *, write: bool) -> None:

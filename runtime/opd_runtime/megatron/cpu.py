@@ -80,6 +80,9 @@ def _is_cuda(device: Any) -> bool:
 
 def _factories() -> None:
     """torch.zeros(…, device="cuda") and friends."""
+    # `with torch.device(…)` knows the factories by identity and looks them up once: it must find torch's own, or whatever
+    # else builds models in this process (transformers, on "meta") silently gets memory that was never written.
+    torch.utils._device._device_constructors()
 
     def on_cpu(factory):
         @functools.wraps(factory)

@@ -31,7 +31,7 @@ from ..config import MegatronTeacher, TrainConfig  # noqa: E402
 from ..errors import UserError  # noqa: E402
 from . import checkpoint  # noqa: E402
 from .batching import MicroBatch, Packer, update_split  # noqa: E402
-from .convert import HFWeights, export_hf, load_hf, save_hf_shards  # noqa: E402
+from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards  # noqa: E402
 from .logprobs import token_logprobs  # noqa: E402
 from .model import build_model, megatron_config, read_hf_config  # noqa: E402
 from .objective import Advantages, advantages, update_loss  # noqa: E402
@@ -270,9 +270,7 @@ class Trainer:
         if self.rank == 0:
             shutil.rmtree(part, ignore_errors=True)
             part.mkdir(parents=True)
-            for file in self.cfg.student_path.iterdir():
-                if file.is_file() and not file.name.startswith("model") and file.suffix not in (".safetensors", ".bin", ".gguf", ".pt"):
-                    shutil.copy2(file, part)
+            copy_companions(self.cfg.student_path, part)
         save_hf_shards(self.named_weights(), part, write=self.rank == 0)
         if self.rank == 0:
             shutil.rmtree(path, ignore_errors=True)
