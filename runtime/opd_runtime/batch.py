@@ -37,3 +37,12 @@ class Batch:
 
     def __len__(self) -> int:
         return len(self.prompt_lengths_B)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepResult:
+    """What an update tells; the same on every rank."""
+
+    metrics: dict[str, float]
+    seconds: dict[str, float]
+    """Wall time of `logprobs`, `teacher`, `update`."""

@@ -30,8 +30,10 @@ class SGLangTeacher:
     model_path: Path | None
     memory_fraction: float
     args: tuple[str, ...]
+    replicas: int
+    """Servers to start, without an endpoint."""
     gpus: int
-    """Tensor-parallel size of the server."""
+    """Tensor-parallel size of a server."""
     api_key: str
     startup_timeout_seconds: float
 

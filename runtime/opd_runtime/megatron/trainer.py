@@ -10,7 +10,6 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,7 @@ from megatron.core import parallel_state, tensor_parallel  # noqa: E402
 from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
 from torch import Tensor  # noqa: E402
 
-from ..batch import Batch  # noqa: E402
+from ..batch import Batch, StepResult  # noqa: E402
 from ..config import MegatronTeacher, TrainConfig  # noqa: E402
 from ..errors import UserError  # noqa: E402
 from . import checkpoint  # noqa: E402
@@ -39,15 +38,6 @@ from .optimizer import learning_rate, set_learning_rate, wrap  # noqa: E402
 from .teacher import FrozenModel  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepResult:
-    """The same on every rank."""
-
-    metrics: dict[str, float]
-    seconds: dict[str, float]
-    """Wall time of `logprobs`, `teacher`, `update`."""
 
 
 class Trainer:

@@ -1,4 +1,4 @@
-"""The two kinds of Ray process of a job: a trainer rank and the keeper of an SGLang server. Each wraps a class that knows no Ray."""
+"""The two kinds of Ray process of a job: a trainer rank and the keeper of an SGLang server."""
 
 import os
 import socket
@@ -6,11 +6,14 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..batch import Batch
 from ..config import TrainConfig
 from ..rollout.server import SGLangServer
+
+if TYPE_CHECKING:
+    from .weight_sync import WeightSender
 
 
 class TrainerActor:
@@ -20,6 +23,8 @@ class TrainerActor:
         # Ray shows each actor only its own GPU, so the local rank is always 0.
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
         _log_to(log_dir / f"trainer-{rank}.log")
+        self._sender: WeightSender | None = None
+        self._engines: tuple[str, tuple[str, ...]] = ("", ())
 
     def rendezvous(self) -> tuple[str, int]:
         """Address and free port for torch.distributed; asked of rank 0 only."""
@@ -29,7 +34,7 @@ class TrainerActor:
             return host, probe.getsockname()[1]
 
     def build(self, cfg: TrainConfig, host: str, port: int, resume: bool) -> tuple[int, dict[str, Any]] | None:
-        """Model(s) with their weights; with `resume` the newest complete checkpoint: its step and the driver's state."""
+        """The model(s); with `resume` the newest complete checkpoint: its step and the driver's state."""
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
         from ..megatron.trainer import Trainer
 
@@ -43,10 +48,16 @@ class TrainerActor:
         self.version = step + 1
         return result
 
-    def teacher_greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        return self.trainer.teacher_greedy(prompts, max_new_tokens)
+    def logprobs(self, batch: Batch):
+        """The student's, of every response token."""
+        return self.trainer.logprobs(batch)
 
-    def sync(self, transport: str, urls: Sequence[str], scratch_dir: Path):
+    def teacher_greedy(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]
+    ) -> list[list[int]]:
+        return self.trainer.teacher_greedy(prompts, max_new_tokens, eos_ids)
+
+    def sync(self, transport: Literal["Distributed", "Tensor", "Disk"], urls: Sequence[str], scratch_dir: Path):
         """The student's weights to the engines at `urls`, with proof; their version is the steps they were trained.
 
         Ranks other than 0 take part in the export only.
@@ -57,13 +68,12 @@ class TrainerActor:
             for _ in self.trainer.named_weights():
                 pass
             return None
-        key = (transport, tuple(urls))
-        if getattr(self, "_sender_key", None) != key:
+        if self._sender is None or self._engines != (transport, tuple(urls)):
             self.disconnect()
+            self._engines = (transport, tuple(urls))
             self._sender = WeightSender(
                 transport, urls, scratch_dir=scratch_dir, kv_heads=self.trainer.hf.num_key_value_heads
             )
-            self._sender_key = key
         weights, cfg = self.trainer.named_weights(), self.trainer.cfg
         if self.version == 0 and cfg.student_load is None:
             return self._sender.verify(weights, self.version)  # the engines have read them from the student's folder
@@ -71,9 +81,9 @@ class TrainerActor:
 
     def disconnect(self) -> None:
         """Forgets the engines: after one restarted, its connections are void."""
-        if getattr(self, "_sender_key", None) is not None:
+        if self._sender is not None:
             self._sender.close()
-            self._sender_key = None
+            self._sender = None
 
     def save(self, step: int, driver_state: dict[str, Any]) -> Path:
         return self.trainer.save(step, driver_state)
@@ -107,40 +117,34 @@ class ServerActor:
     """Keeps one SGLang server: starts it where its GPUs are, restarts it on the same port, takes it down."""
 
     def __init__(self, spec: ServerSpec, index: int, port: int = 0) -> None:
-        self.spec, self.index, self.port = spec, index, port
-        self.server: SGLangServer | None = None
-
-    def start(self) -> None:
-        """Returns at once; `ready` waits. A server that is already there is stopped first."""
-        self.stop()
-        spec = self.spec
         self.server = SGLangServer(
             spec.model_path,
             device=spec.device,
             bf16=spec.bf16,
             host=_node_address(),
-            port=self.port,
+            port=port,
             tensor_parallel=spec.gpus,
             memory_fraction=spec.memory_fraction,
             extra_args=spec.args,
             api_key=spec.api_key,
-            log_path=spec.log_dir / f"{spec.name}-{self.index}.log",
+            log_path=spec.log_dir / f"{spec.name}-{index}.log",
         )
+
+    def start(self) -> None:
+        """Returns at once; `ready` waits. A server that is already there is stopped first."""
+        self.server.stop()
         self.server.start()
 
     def ready(self, timeout_seconds: float) -> tuple[str, int]:
         """URL and port of the server once it answers."""
         self.server.wait_ready(timeout_seconds)
-        self.port = self.server.port
-        return self.server.url, self.port
+        return self.server.url, self.server.port
 
     def alive(self) -> bool:
-        return self.server is not None and self.server.alive()
+        return self.server.alive()
 
     def stop(self) -> None:
-        if self.server is not None:
-            self.server.stop()
-            self.server = None
+        self.server.stop()
 
     def pids(self) -> tuple[int, int]:
         """This process and the server's."""

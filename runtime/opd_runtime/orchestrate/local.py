@@ -1,11 +1,12 @@
-"""A whole job on one machine: the run's folder, an embedded Ray, the servers, the loop, and taking it all down again."""
+"""A whole job on one machine: the run's folder, an embedded Ray, an attempt, and taking it all down again."""
 
 import asyncio
 import contextlib
 import fcntl
+import logging
 import shutil
 import signal
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import ray
@@ -15,10 +16,28 @@ from opd_api.spec import OPDJob
 
 from ..config import SGLangTeacher, TrainConfig
 from ..errors import UserError
+from ..report.reporter import Reporter
+from .attempt import run_attempt
 from .placement import ENGINE_RESOURCE, TEACHER_RESOURCE, TRAINER_RESOURCE
+from .resolve import Places, resolve
 
 RUN_MARK = "opdjob.yaml"
 """A folder with this file is a run's folder; only such a one is ever emptied."""
+
+
+def run_job(job: OPDJob, places: Places, *, resume: bool, fresh: bool) -> bool:
+    """True when the job is complete, False after Ctrl-C and a save. Raises what ended it; takes everything down."""
+    cfg = resolve(job, places)
+    with run_folder(job, cfg.run_dir, resume=resume, fresh=fresh), Reporter(cfg.run_dir, job) as reporter:
+        reporter.phase("starting Ray")
+        with embedded_ray(cfg):
+            return asyncio.run(_attempt(cfg, reporter, resume))
+
+
+async def _attempt(cfg: TrainConfig, reporter: Reporter, resume: bool) -> bool:
+    stop = asyncio.Event()
+    with stop_on_signal(stop, reporter):
+        return await run_attempt(cfg, reporter, stop, resume=resume)
 
 
 @contextlib.contextmanager
@@ -57,10 +76,11 @@ def embedded_ray(cfg: TrainConfig) -> Iterator[None]:
         resources={
             TRAINER_RESOURCE: cfg.student.trainers.replicas,
             ENGINE_RESOURCE: cfg.rollout.engines.replicas,
-            TEACHER_RESOURCE: 1,
+            TEACHER_RESOURCE: cfg.teacher.replicas if isinstance(cfg.teacher, SGLangTeacher) else 0,
         },
         include_dashboard=False,
         log_to_driver=False,
+        logging_level=logging.WARNING,
         object_store_memory=256 * 2**20,
         _node_ip_address="127.0.0.1",
     )
@@ -70,17 +90,18 @@ def embedded_ray(cfg: TrainConfig) -> Iterator[None]:
         ray.shutdown()
 
 
-@contextlib.asynccontextmanager
-async def stop_on_signal(stop: asyncio.Event, note) -> AsyncIterator[None]:
-    """The first SIGINT or SIGTERM sets `stop` (a save, then the end); the second cancels at once."""
+@contextlib.contextmanager
+def stop_on_signal(stop: asyncio.Event, reporter: Reporter) -> Iterator[None]:
+    """While training, the first SIGINT or SIGTERM sets `stop` (a save, then the end); any other cancels at once."""
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
 
     def on_signal() -> None:
-        if stop.is_set():
+        if stop.is_set() or reporter.progress.phase != "Training":
             task.cancel()
-        else:
-            note("stopping after this step and a checkpoint; again to stop at once")
-            stop.set()
+            return
+        reporter.note("stopping after this step and a checkpoint; again to stop at once")
+        stop.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, on_signal)
@@ -89,7 +110,3 @@ async def stop_on_signal(stop: asyncio.Event, note) -> AsyncIterator[None]:
     finally:
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(number)
-
-
-def needs_teacher_server(cfg: TrainConfig) -> bool:
-    return isinstance(cfg.teacher, SGLangTeacher) and not cfg.teacher.endpoint

@@ -1,14 +1,17 @@
-"""The training loop: one screen of plain verbs. What can overlap is inside a verb; what must be in order is visible here."""
+"""The training loop: one screen of plain verbs. What can overlap is inside a verb; what must be in order is here."""
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from ..algorithms.opd import adapted_kl_coef, scheduled_kl_coef
 from ..config import TrainConfig
+from ..report.metrics import StepRecord, now
 from ..report.reporter import Reporter
+from ..teacher.scorer import TeacherScorer
 from .evaluate import Evaluator
 from .placement import Trainers, Weights
-from .record import RunState, step_record
+from .record import RunState, eval_metrics, rollout_metrics, teacher_metrics, time_metrics
 from .rollouts import Rollouts
 
 
@@ -20,6 +23,7 @@ class Run:
     trainers: Trainers
     weights: Weights
     rollouts: Rollouts
+    scorer: TeacherScorer | None
     evaluator: Evaluator
     reporter: Reporter
     state: RunState
@@ -30,45 +34,79 @@ class Run:
 async def train(run: Run) -> bool:
     """Steps until `cfg.steps` or a stop request. True when the job is complete."""
     cfg, state = run.cfg, run.state
-    await run.weights.sync()
-    if state.step == 0:
-        await run.evaluator.before(state)
     for step in range(state.step, cfg.steps):
         clock = Clock()
-        rollout = await run.rollouts.collect(step, state.kl_coef)
-        clock.lap("rollout_wait")
-        update = await run.trainers.train_step(rollout.batch, step)
+        state.kl_coef = kl_coef(cfg, state, step)
+        rollout = await run.rollouts.collect(state.kl_coef, last=step + 1 == cfg.steps)
+        clock.lap("rollout")
+        result = await run.trainers.train_step(rollout.batch, step)
         clock.lap("train")
         await run.rollouts.settle()
         sync = await run.weights.sync()
         clock.lap("sync")
-        record = step_record(cfg, step, rollout, update, sync, clock.seconds)
-        state.advance(step + 1, record, rollout.cursor)
-        last = step + 1 == cfg.steps or run.stop.is_set()
-        if last or _due(step + 1, cfg.evaluation.every_steps):
-            record.metrics.update(await run.evaluator.student(state))
-        if last or _due(step + 1, cfg.checkpoint.every_steps):
-            state.checkpoint = await run.trainers.save(step + 1, state.to_json())
-        run.reporter.step(record)
-        if run.stop.is_set():
-            return step + 1 == cfg.steps
+        reverse_kl = result.metrics.get("opd/reverse_kl")
+        state.advance(reverse_kl, rollout.cursor)
+        metrics = result.metrics | rollout_metrics(rollout.collected, run.rollouts.stream.dropped)
+        if run.scorer is not None:
+            metrics |= teacher_metrics(rollout.collected, run.scorer.take_stats())
+        stopping = run.stop.is_set()
+        last = step + 1 == cfg.steps
+        if _due(step + 1, cfg.evaluation.every_steps, last):
+            metrics |= await evaluate_student(run)
+            clock.lap("eval")
+        if stopping or _due(step + 1, cfg.checkpoint.every_steps, last):
+            await save(run)
+            clock.lap("save")
+        state.seconds += sum(clock.seconds.values())
+        metrics |= time_metrics(rollout.collected, clock.seconds, result.seconds)
+        run.reporter.step(
+            StepRecord(step=step + 1, total_steps=cfg.steps, metrics=metrics, weight_version=sync.version, time=now())
+        )
+        if stopping:
+            return last
     return True
 
 
+async def evaluate_student(run: Run) -> dict[str, float]:
+    """Metrics of the student as it is; nothing without held-out prompts."""
+    result = await run.evaluator.student()
+    if result is None:
+        return {}
+    run.state.pass_at_1["before" if run.state.step == 0 else "after"] = result.pass_at_1
+    return eval_metrics(result)
+
+
+async def save(run: Run) -> None:
+    await run.trainers.save(run.state.step, run.state.to_json())
+    run.reporter.checkpoint(run.state.step, run.cfg.checkpoint_dir.as_uri())
+
+
+def kl_coef(cfg: TrainConfig, state: RunState, step: int) -> float:
+    """Coefficient of the OPD term in `step`; TargetKL adapts the last one to the last reverse KL."""
+    distillation, schedule = cfg.distillation, cfg.distillation.kl_coef_schedule
+    if schedule.type == "TargetKL":
+        if not state.last_reverse_kls:
+            return distillation.kl_coef
+        assert schedule.target_kl is not None, "a rule of the contract"
+        return adapted_kl_coef(state.kl_coef, state.last_reverse_kls[-1], schedule.target_kl)
+    final = distillation.kl_coef if schedule.final is None else schedule.final
+    return scheduled_kl_coef(
+        schedule.type, step, initial=distillation.kl_coef, final=final, steps=schedule.steps or cfg.steps
+    )
+
+
+@dataclass(slots=True)
 class Clock:
     """Wall seconds between laps, by name."""
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
+    seconds: dict[str, float] = field(default_factory=dict)
+    _last: float = field(default_factory=time.perf_counter)
 
     def lap(self, name: str) -> None:
-        now = time.perf_counter()
-        self.seconds[name] = now - self._last
-        self._last = now
+        now_ = time.perf_counter()
+        self.seconds[name] = now_ - self._last
+        self._last = now_
 
 
-def _due(step: int, every: int) -> bool:
-    return every > 0 and step % every == 0
-
-
+def _due(step: int, every: int, last: bool) -> bool:
+    return every > 0 and (last or step % every == 0)

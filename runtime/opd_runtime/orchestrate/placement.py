@@ -1,7 +1,7 @@
-"""Where actors run, and the groups as the loop sees them: `Trainers`, `Servers`, `Weights`, one awaitable verb for each thing to do.
+"""Where actors run, and the groups as the loop sees them: `Trainers`, `Servers`, `Weights`, with awaitable verbs.
 
-Placement is by the custom resources `opd-trainer` and `opd-engine`: the RayJob's worker groups offer them, one a pod, and
-so does the embedded Ray of one machine. On CUDA, GPUs are asked for beside them.
+Placement is by the custom resources `opd-trainer` and `opd-engine`: the RayJob's worker groups offer them, one a pod,
+and so does the embedded Ray of one machine. On CUDA, GPUs are asked for beside them.
 """
 
 import asyncio
@@ -32,7 +32,8 @@ async def _placed(resource: str, replicas: int, gpus: int) -> PlacementGroup:
         await asyncio.wait_for(group.ready(), PLACEMENT_TIMEOUT_SECONDS)
     except TimeoutError as error:
         raise EngineUnavailable(
-            f"Ray has no room for {replicas} x {bundle} after {PLACEMENT_TIMEOUT_SECONDS} s; it has {ray.cluster_resources()}"
+            f"Ray has no room for {replicas} x {bundle} after {PLACEMENT_TIMEOUT_SECONDS} s; "
+            f"it has {ray.cluster_resources()}"
         ) from error
     return group
 
@@ -56,7 +57,7 @@ class Trainers:
         self.actors: list[Any] = []
 
     async def start(self, *, resume: bool) -> tuple[int, dict[str, Any]] | None:
-        """Places, builds and (with `resume`) loads every rank. Returns the checkpoint's step and driver state, if any."""
+        """Places, builds and (with `resume`) loads every rank. Returns the checkpoint's step and driver state."""
         shape, cuda = self.cfg.student.trainers, self.cfg.device == "cuda"
         per_pod = shape.gpus_per_replica
         group = await _placed(TRAINER_RESOURCE, shape.replicas, per_pod if cuda else 0)
@@ -80,8 +81,13 @@ class Trainers:
     async def disconnect(self) -> None:
         await self._all("disconnect")
 
-    async def teacher_greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int) -> list[list[int]]:
-        return (await self._all("teacher_greedy", prompts, max_new_tokens))[0]
+    async def logprobs(self, batch: Batch):
+        return (await self._all("logprobs", batch))[0]
+
+    async def teacher_greedy(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]
+    ) -> list[list[int]]:
+        return (await self._all("teacher_greedy", prompts, max_new_tokens, eos_ids))[0]
 
     async def save(self, step: int, driver_state: dict[str, Any]) -> Path:
         return (await self._all("save", step, driver_state))[0]
@@ -170,29 +176,27 @@ class Weights:
     def __init__(self, cfg: TrainConfig, trainers: Trainers, engines: Servers) -> None:
         self.trainers, self.engines = trainers, engines
         self.scratch_dir = cfg.run_dir / "sync"
-        self.transport = cfg.rollout.weight_sync
-        if self.transport == "Auto":
-            self.transport = "Distributed" if cfg.device == "cuda" else "Tensor"
+        self.transport = "Distributed" if cfg.rollout.weight_sync == "Auto" else cfg.rollout.weight_sync
 
     async def sync(self):
         """All engines get the weights of now; an engine that died meanwhile comes back first."""
         try:
-            return await self._send(self.transport, self.engines.urls)
+            return await self._send(self.engines.urls)
         except (EngineUnavailable, WeightSyncFailed):
             await self.trainers.disconnect()
             for index in await self.engines.dead():
                 await self.engines.restart(index)
-            return await self._send(self.transport, self.engines.urls)
+            return await self._send(self.engines.urls)
 
-    async def recover(self, index: int) -> None:
-        """Engine `index` comes back with the weights of now."""
+    async def recover(self, index: int) -> str:
+        """Engine `index` comes back with the weights of now; where it answers."""
         await self.trainers.disconnect()
         url = await self.engines.restart(index)
-        await self._send("Tensor", [url])
-        await self.trainers.disconnect()
+        await self._send([url])
+        return url
 
-    async def _send(self, transport: str, urls: Sequence[str]):
-        return await self.trainers.sync(transport, urls, self.scratch_dir)
+    async def _send(self, urls: Sequence[str]):
+        return await self.trainers.sync(self.transport, urls, self.scratch_dir)
 
 
 async def _results(calls: Sequence[Awaitable]) -> list:
@@ -205,5 +209,3 @@ async def _results(calls: Sequence[Awaitable]) -> list:
 
 def _first_line(error: BaseException) -> str:
     return str(error).strip().splitlines()[0]
-
-

@@ -1,18 +1,20 @@
-"""OPDJob -> TrainConfig: finds every model, checkpoint and prompt file on this machine and checks them against each other.
+"""OPDJob -> TrainConfig: finds every model, checkpoint and prompt file and checks them against each other.
 
 The last place where a job can be refused before anything starts. Starts nothing itself.
 """
 
 import hashlib
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from opd_api.documents import ModelSummary
 from opd_api.errors import InvalidJob, Problem
 from opd_api.rules import check_models
-from opd_api.spec import OPDJob, PromptSource as PromptSourceSpec, Teacher
+from opd_api.spec import OPDJob, Teacher
+from opd_api.spec import PromptSource as PromptSourceSpec
 
 from ..config import MegatronTeacher, PromptSource, SGLangTeacher, TrainConfig
 from ..errors import UserError
@@ -35,9 +37,9 @@ def resolve(job: OPDJob, places: Places, *, attempt: int = 1) -> TrainConfig:
     """Raises InvalidJob with every problem at once: missing files, models that do not fit each other, no GPU."""
     spec, problems = job.spec, []
 
-    def found[T](path: str, find, *arguments) -> T | None:
+    def found(path: str, find: Callable[..., Any], uri: str) -> Any:
         try:
-            return find(*arguments, places.volumes, places.cache_dir)
+            return find(uri, places.volumes, places.cache_dir)
         except UserError as error:
             problems.append(Problem(path=f"spec.{path}", message=error.message, hint=error.hint))
             return None
@@ -53,7 +55,7 @@ def resolve(job: OPDJob, places: Places, *, attempt: int = 1) -> TrainConfig:
     prompts = _prompts("data.prompts", spec.data.prompts, found)
     eval_prompts = _prompts("evaluation.prompts", spec.evaluation.prompts, found)
     problems += _device_problems(spec.device)
-    if problems:
+    if problems or student_path is None:
         raise InvalidJob(problems)
 
     summaries = {"student": summarize(student_path)}
@@ -107,6 +109,7 @@ def _teacher(spec: Teacher, found, problems: list[Problem]) -> SGLangTeacher | M
             model_path=model_path,
             memory_fraction=spec.sglang.memory_fraction,
             args=tuple(spec.sglang.args),
+            replicas=spec.sglang.replicas,
             gpus=spec.sglang.gpus_per_replica,
             api_key=os.environ.get("OPD_TEACHER_API_KEY", ""),
             startup_timeout_seconds=spec.sglang.startup_timeout_seconds,
@@ -114,7 +117,7 @@ def _teacher(spec: Teacher, found, problems: list[Problem]) -> SGLangTeacher | M
     load = found("teachers[0].megatron.load", resolve_checkpoint, spec.megatron.load) if spec.megatron.load else None
     return MegatronTeacher(
         name=spec.name,
-        model_path=model_path,
+        model_path=model_path or Path(),  # nothing found: a problem is noted and nobody will read this
         load=load,
         checkpoint_step=spec.megatron.checkpoint_step,
         offloaded=spec.megatron.placement == "Offloaded",
@@ -162,5 +165,7 @@ def _same_weights(student: Path, student_load: str, teacher: SGLangTeacher | Meg
 
 def _identity(job: OPDJob, student: ModelSummary) -> str:
     """What a checkpoint belongs to: this job's name (in the cluster: its UID) and the student's shape."""
-    shape = student.model_dump_json(include={"architecture", "hidden_size", "num_layers", "ffn_hidden_size", "vocab_size"})
+    shape = student.model_dump_json(
+        include={"architecture", "hidden_size", "num_layers", "ffn_hidden_size", "vocab_size"}
+    )
     return f"{job.metadata.uid or job.metadata.name}/{hashlib.sha256(shape.encode()).hexdigest()[:12]}"

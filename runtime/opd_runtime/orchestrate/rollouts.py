@@ -20,7 +20,7 @@ class Rollout:
 
 
 class Rollouts:
-    """`collect(step)` gives the samples of a step. With `ahead`, the next step's generate while this one trains.
+    """`collect` gives the samples of a step. With `ahead`, the next step's generate while this one trains.
 
     Ahead is exactly one step of staleness: step t+1 is sampled by the weights before update t, and `settle` holds the
     weight sync back until that generation has ended.
@@ -31,8 +31,8 @@ class Rollouts:
         self.batch_size, self.ahead = batch_size, ahead
         self._next: asyncio.Task[tuple[Collected, dict[str, Any]]] | None = None
 
-    async def collect(self, step: int, kl_coef: float, *, last: bool) -> Rollout:
-        """Samples of `step`; starts those of the next step when ahead and this is not the last."""
+    async def collect(self, kl_coef: float, *, last: bool) -> Rollout:
+        """The next samples; when ahead and these are not the last, starts those after them."""
         collected, cursor = await (self._next or self._generate())
         self._next = asyncio.create_task(self._generate()) if self.ahead and not last else None
         return Rollout(batch=to_batch(collected.samples, kl_coef), collected=collected, cursor=cursor)

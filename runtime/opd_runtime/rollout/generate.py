@@ -5,7 +5,7 @@ each sample travels alone, and is scored while its neighbours still generate.
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import batched, chain
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 from opd_api.spec import Rollout
 
 from ..batch import Batch
+from ..concurrency import together
 from ..errors import EngineUnavailable, LogprobsUnusable, UserError
 from ..teacher.logprobs import degraded
 from ..teacher.scorer import TeacherScorer
@@ -113,7 +114,7 @@ class RolloutGenerator:
         ]
         sampling, clock = self._sampling(temperature, max_tokens), WorkClock()
         chunks = self._chunks(samples, samples_per_prompt, max_tokens)
-        await _together(self._fill(chunk, sampling, clock) for chunk in chunks)
+        await together(self._fill(chunk, sampling, clock) for chunk in chunks)
         return samples
 
     async def close(self) -> None:
@@ -155,7 +156,7 @@ class RolloutGenerator:
             await then(chunk, clock)
 
         chunks = self._chunks(samples, rollout.samples_per_prompt, rollout.max_response_tokens)
-        await _together(one_request(chunk) for chunk in chunks)
+        await together(one_request(chunk) for chunk in chunks)
 
     def _chunks(self, samples: list[Sample], group_size: int, max_tokens: int) -> Iterable[list[Sample]]:
         """Samples of one request each: up to REQUEST_TOKENS, a request for each engine, groups whole if they fit."""
@@ -222,7 +223,7 @@ class RolloutGenerator:
 
     async def _reward_and_score(self, samples: Sequence[Sample], clock: WorkClock) -> None:
         """Side by side: neither needs the other."""
-        await _together([self.rewarder.reward_all(samples), self._score(samples, clock)])
+        await together([self.rewarder.reward_all(samples), self._score(samples, clock)])
 
     async def _score(self, samples: Sequence[Sample], clock: WorkClock) -> None:
         """Sets `teacher_logprobs`, or `failure` where the teacher's answer is unusable."""
@@ -280,13 +281,3 @@ def _check_made(made: Any, vocab_size: int) -> None:
         raise ValueError("response_ids, engine_logprobs and loss_mask have different lengths")
     if made.response_ids:
         check_ids([made.response_ids], vocab_size)
-
-
-async def _together(work: Iterable[Coroutine[Any, Any, None]]) -> None:
-    """Side by side; the first failure cancels the others and is raised as it is."""
-    try:
-        async with asyncio.TaskGroup() as tasks:
-            for piece in work:
-                tasks.create_task(piece)
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None

@@ -1,4 +1,4 @@
-"""One response of the student to one prompt, from generation to teacher score. Plain data; knows no server and no tensor."""
+"""One response of the student to one prompt, from generation to teacher score. Plain data; knows no server."""
 
 from dataclasses import dataclass, field
 from enum import StrEnum

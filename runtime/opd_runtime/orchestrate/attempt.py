@@ -1,0 +1,175 @@
+"""One attempt at a job, from a running Ray to the exported student: starts the parts, trains, takes the parts down."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+from ..concurrency import together, while_watching
+from ..config import SGLangTeacher, TrainConfig
+from ..report.metrics import StepRecord, now
+from ..report.reporter import Reporter
+from ..rollout.data import PromptStream, held_out_prompts
+from ..rollout.engine import EngineClient
+from ..rollout.engine_pool import EnginePool
+from ..rollout.generate import RolloutGenerator
+from ..rollout.rewards import build_eval_rewarder, build_rewarder
+from ..rollout.rewards.rewarder import NEEDS_LABEL
+from ..rollout.tokenizer import PromptTokenizer
+from .actors import ServerSpec
+from .evaluate import Evaluator
+from .loop import Run, evaluate_student, train
+from .placement import ENGINE_RESOURCE, Servers, Trainers, Weights
+from .record import RunState
+from .rollouts import Rollouts
+from .teacher_servers import TeacherServers, probe_batch
+
+ENGINE_STARTUP_TIMEOUT_SECONDS = 1800.0
+
+
+async def run_attempt(cfg: TrainConfig, reporter: Reporter, stop: asyncio.Event, *, resume: bool) -> bool:
+    """True when the job is complete, False after a stop. Raises what ended the attempt."""
+    started = time.monotonic()
+    teacher = TeacherServers(cfg, cfg.teacher) if isinstance(cfg.teacher, SGLangTeacher) else None
+    async with _started(cfg, reporter, stop, teacher, resume) as run:
+        run.state.seconds += time.monotonic() - started
+        await _before_training(run, teacher)
+        work = _train_and_export(run)
+        completed = await (while_watching(work, teacher.watch(reporter.note)) if teacher else work)
+    _finish(run, completed)
+    return completed
+
+
+async def _train_and_export(run: Run) -> bool:
+    completed = await train(run)
+    if completed and run.cfg.checkpoint.export_hugging_face:
+        run.reporter.phase("exporting the student")
+        await run.trainers.export(run.cfg.export_dir)
+        run.reporter.checkpoint(run.cfg.steps, run.cfg.checkpoint_dir.as_uri(), run.cfg.export_dir.as_uri())
+    return completed
+
+
+async def _before_training(run: Run, teacher: TeacherServers | None) -> None:
+    """Weights into the engines and, in a new run, everybody's score before the first step."""
+    state, reporter, cfg = run.state, run.reporter, run.cfg
+    reporter.phase("sending the student's weights to the engines")
+    sync = await run.weights.sync()
+    reporter.start(state.step)
+    if state.step or not cfg.evaluation.every_steps or not run.evaluator.prompts:
+        return
+    reporter.phase("evaluating teacher and student")
+    scored = await run.evaluator.teacher(run.trainers, teacher.urls if teacher else ())
+    metrics = await evaluate_student(run)
+    if scored is not None:
+        state.pass_at_1["teacher"] = metrics["eval/teacher_pass@1"] = scored.pass_at_1
+    record = StepRecord(step=0, total_steps=cfg.steps, metrics=metrics, weight_version=sync.version, time=now())
+    reporter.step(record)
+
+
+def _finish(run: Run, completed: bool) -> None:
+    cfg, state = run.cfg, run.state
+    paths: dict[str, Path] = {"checkpoints": cfg.checkpoint_dir}
+    if completed and cfg.checkpoint.export_hugging_face:
+        paths["student"] = cfg.export_dir
+    summary = state.summary("SGLang" if isinstance(cfg.teacher, SGLangTeacher) else "Megatron")
+    run.reporter.finish(summary, paths, phase="Succeeded" if completed else "Stopped")
+
+
+@contextlib.asynccontextmanager
+async def _started(
+    cfg: TrainConfig, reporter: Reporter, stop: asyncio.Event, teacher: TeacherServers | None, resume: bool
+) -> AsyncIterator[Run]:
+    """Every part, started side by side; all of it is gone when the block ends."""
+    tokenizer = PromptTokenizer(cfg.student_path, apply_chat_template=cfg.data.apply_chat_template)
+    needs_label = cfg.reward.type in NEEDS_LABEL
+    limit = cfg.rollout.max_prompt_tokens
+    stream = PromptStream(cfg.prompts, tokenizer, cfg.data, limit, cfg.seed, needs_label=needs_label)
+    held_out = held_out_prompts(
+        cfg.eval_prompts, tokenizer, cfg.data, limit, needs_label=needs_label or cfg.reward.type == "None"
+    )
+    trainers, engines = Trainers(cfg), Servers(_engine_spec(cfg), ENGINE_RESOURCE, ENGINE_STARTUP_TIMEOUT_SECONDS)
+    async with contextlib.AsyncExitStack() as stack:
+        rewarder = build_rewarder(cfg.reward, args=cfg)
+        stack.push_async_callback(rewarder.close)
+        eval_rewarder = build_eval_rewarder(cfg.reward, args=cfg)
+        stack.push_async_callback(eval_rewarder.close)
+        stack.callback(trainers.kill)
+        stack.push_async_callback(engines.stop)
+        if teacher:
+            stack.push_async_callback(teacher.stop)
+        reporter.phase("loading the student, starting " + ("engines and teacher" if teacher else "engines"))
+        resumed = await _start_all(trainers, engines, teacher, resume=resume)
+        state = _state(cfg, resumed)
+        if state.cursor:
+            stream.restore(state.cursor)
+        await _prove_teacher(teacher, trainers, reporter, first_time=state.step == 0)
+        weights = Weights(cfg, trainers, engines)
+        scorer = teacher.scorer() if teacher else None
+        if scorer:
+            stack.push_async_callback(scorer.close)
+        clients = [EngineClient(url, vocab_size=tokenizer.vocab_size) for url in engines.urls]
+        pool = EnginePool(clients, weights.recover)
+        generator = RolloutGenerator(
+            pool, tokenizer=tokenizer, rollout=cfg.rollout, rewarder=rewarder, scorer=scorer, hook_args=cfg
+        )
+        stack.push_async_callback(generator.close)
+        rollouts = Rollouts(
+            stream, generator, batch_size=cfg.rollout.batch_size, ahead=cfg.rollout.max_staleness_steps > 0
+        )
+        stack.push_async_callback(rollouts.close)
+        yield Run(
+            cfg=cfg,
+            trainers=trainers,
+            weights=weights,
+            rollouts=rollouts,
+            scorer=scorer,
+            evaluator=Evaluator(cfg, held_out, eval_rewarder, generator),
+            reporter=reporter,
+            state=state,
+            stop=stop,
+        )
+
+
+async def _start_all(trainers: Trainers, engines: Servers, teacher: TeacherServers | None, *, resume: bool) -> Any:
+    """What the trainers resumed from, once every process answers."""
+
+    async def start_engines() -> None:
+        await engines.start()
+        await engines.ready()
+
+    parts = [trainers.start(resume=resume), start_engines()]
+    return (await together([*parts, teacher.start()] if teacher else parts))[0]
+
+
+async def _prove_teacher(
+    teacher: TeacherServers | None, trainers: Trainers, reporter: Reporter, *, first_time: bool
+) -> None:
+    """A trained student may have become its teacher: only before the first step may it not be the same."""
+    if teacher is None:
+        reporter.teacher_ready(len(trainers.actors))
+        return
+    reporter.phase("probing the teacher")
+    await teacher.prove(list(await trainers.logprobs(probe_batch(teacher.questions))) if first_time else None)
+    reporter.teacher_ready(len(teacher.urls))
+
+
+def _state(cfg: TrainConfig, resumed: tuple[int, dict[str, Any]] | None) -> RunState:
+    return RunState.from_json(resumed[1]) if resumed else RunState(kl_coef=cfg.distillation.kl_coef)
+
+
+def _engine_spec(cfg: TrainConfig) -> ServerSpec:
+    engines = cfg.rollout.engines
+    return ServerSpec(
+        name="engine",
+        model_path=cfg.student_path,
+        device=cfg.device,
+        bf16=cfg.bf16,
+        replicas=engines.replicas,
+        gpus=engines.gpus_per_replica,
+        memory_fraction=engines.memory_fraction,
+        args=tuple(engines.args),
+        api_key="",
+        log_dir=cfg.run_dir / "logs",
+    )

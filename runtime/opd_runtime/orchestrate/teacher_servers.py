@@ -1,0 +1,102 @@
+"""The SGLang teacher of a run: servers of its own, or somebody's endpoint; proven before it may teach."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from ..batch import Batch
+from ..config import SGLangTeacher, TrainConfig
+from ..rollout.teacher_questions import TeacherQuestions, teacher_questions
+from ..teacher.probe import probe_when_ready
+from ..teacher.scorer import TeacherScorer
+from .actors import ServerSpec
+from .placement import TEACHER_RESOURCE, Servers
+
+WATCH_SECONDS = 2.0
+
+
+class TeacherServers:
+    """`start`, `ready`, `prove`; then `scorer` asks it and `watch` keeps it alive."""
+
+    def __init__(self, cfg: TrainConfig, teacher: SGLangTeacher) -> None:
+        self.cfg, self.teacher = cfg, teacher
+        self.questions: TeacherQuestions = teacher_questions(cfg.student_path)
+        self.urls = [teacher.endpoint]
+        self.servers = (
+            None
+            if teacher.endpoint
+            else Servers(_spec(cfg, teacher), TEACHER_RESOURCE, teacher.startup_timeout_seconds)
+        )
+
+    async def start(self) -> None:
+        """Its own servers until they answer; nothing for an endpoint."""
+        if self.servers is not None:
+            await self.servers.start()
+            self.urls = await self.servers.ready()
+
+    async def prove(self, student_logprobs: Sequence[float] | None = None) -> None:
+        """The semantic probe of every server. Raises TeacherUnavailable with what is wrong."""
+        for url in self.urls:
+            report = await probe_when_ready(
+                url,
+                startup_timeout_seconds=self.teacher.startup_timeout_seconds,
+                probe_ids=self.questions.probe_ids,
+                vocab_size=self.questions.vocab_size,
+                token_probes=self.questions.token_probes,
+                api_key=self.teacher.api_key,
+                student_logprobs=student_logprobs,
+            )
+            report.raise_if_failed()
+
+    def scorer(self) -> TeacherScorer:
+        return TeacherScorer(self.urls, vocab_size=self.questions.vocab_size, api_key=self.teacher.api_key)
+
+    async def watch(self, note: Callable[[str], None]) -> None:
+        """For ever: a server that died comes back on its port and is proven again; the scorer retries meanwhile."""
+        while True:
+            await asyncio.sleep(WATCH_SECONDS)
+            if self.servers is None:
+                continue
+            for index in await self.servers.dead():
+                note(f"teacher server {index} died: starting it again")
+                await self.servers.restart(index)
+                await self.prove()
+
+    async def stop(self) -> None:
+        if self.servers is not None:
+            await self.servers.stop()
+
+
+def probe_batch(questions: TeacherQuestions) -> Batch:
+    """The probe's text as a step of one sample whose first id is the prompt."""
+    tokens_S = np.array(questions.probe_ids, dtype=np.int32)
+    n = len(tokens_S) - 1
+    return Batch(
+        tokens_S=tokens_S,
+        prompt_lengths_B=np.array([1], np.int32),
+        response_lengths_B=np.array([n], np.int32),
+        mask_N=np.ones(n, np.bool_),
+        engine_logprobs_N=np.zeros(n, np.float32),
+        teacher_logprobs_N=None,
+        rewards_B=np.zeros(1, np.float32),
+        groups_B=np.zeros(1, np.int32),
+        valid_B=np.ones(1, np.bool_),
+        kl_coef=0.0,
+    )
+
+
+def _spec(cfg: TrainConfig, teacher: SGLangTeacher) -> ServerSpec:
+    assert teacher.model_path is not None, "a teacher without an endpoint names its model"
+    return ServerSpec(
+        name="teacher",
+        model_path=teacher.model_path,
+        device=cfg.device,
+        bf16=cfg.bf16,
+        replicas=teacher.replicas,
+        gpus=teacher.gpus,
+        memory_fraction=teacher.memory_fraction,
+        args=teacher.args,
+        api_key=teacher.api_key,
+        log_dir=cfg.run_dir / "logs",
+    )
