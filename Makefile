@@ -30,7 +30,7 @@ lock: ## renew requirements/requirements.lock from requirements.in
 	$(UV) pip compile -q --no-annotate --no-header --no-emit-index-url --python-version 3.12 requirements/requirements.in -o requirements/requirements.lock
 
 demo: setup ## distil the arithmetic student on this machine (about 3 minutes on two cores)
-	@$(BIN)/python examples/arithmetic/install.py
+	@$(BIN)/python examples/install.py
 	@$(BIN)/opd run --fresh examples/arithmetic/opdjob.yaml
 
 test: setup check ## everything CI runs; what is skipped is printed with its reason
