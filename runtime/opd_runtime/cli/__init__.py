@@ -1,7 +1,9 @@
 """The `opd` command: one verb a file. Heavy imports (torch, Ray) live inside the verbs: `--help` answers at once."""
 
+import logging
 import sys
 import traceback
+import warnings
 from importlib.metadata import version
 from typing import Annotated
 
@@ -31,7 +33,7 @@ def opd(
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     verbose: Annotated[
-        bool, typer.Option("--verbose", help="Show the traceback of an error; may stand anywhere.")
+        bool, typer.Option("--verbose", help="Show tracebacks and libraries' warnings; may stand anywhere.")
     ] = False,
 ) -> None:
     """On-policy distillation: the student writes, the teacher scores every token, the student moves towards it.
@@ -45,7 +47,7 @@ def opd(
 
 def _register() -> None:
     """The verbs, in the order of the help: a job's life, then models and servers."""
-    from . import get, plot, probe, render, run, validate
+    from . import convert, fetch, get, plot, probe, render, run, validate
 
     for verb, function, sentence in (
         ("validate", validate.validate, "Check a job: every problem at once."),
@@ -53,6 +55,8 @@ def _register() -> None:
         ("run", run.run, "Run a job on this machine."),
         ("get", get.get, "Show where runs stand."),
         ("plot", plot.plot, "Draw a run's metrics as one picture."),
+        ("fetch", fetch.fetch, "Fetch models and data ahead of time."),
+        ("convert", convert.convert, "Convert a model: Hugging Face to Megatron, or back."),
         ("probe", probe.probe, "Ask a server whether it can teach."),
     ):
         app.command(verb, short_help=sentence)(function)
@@ -61,6 +65,9 @@ def _register() -> None:
 def main() -> None:
     """Entry point: an error is one clear line (a job's problems all at once) and exit 1; --verbose gives the trace."""
     verbose = "--verbose" in sys.argv
+    if not verbose:
+        warnings.simplefilter("ignore")  # libraries' notes to their developers
+        logging.disable(logging.WARNING)
     _register()
     try:
         app(args=[argument for argument in sys.argv[1:] if argument != "--verbose"])

@@ -1,7 +1,7 @@
 """The places a job names - models, checkpoints, prompts - on this machine, and the models' summaries by role."""
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,51 +27,46 @@ class Place:
     """Of a model: "student", a teacher's name or "reference"; "" of everything else."""
 
 
-def places_of(job: OPDJob) -> Iterator[Place]:
+def places_of(job: OPDJob) -> list[Place]:
     """Everything the job reads, in the contract's order."""
-    spec = job.spec
-    yield Place(path="spec.student.model", uri=spec.student.model, find=resolve_model, role="student")
-    yield Place(path="spec.student.load", uri=spec.student.load, find=resolve_checkpoint)
+    spec, reference = job.spec, job.spec.algorithm.reference.model
+    places = [
+        Place(path="spec.student.model", uri=spec.student.model, find=resolve_model, role="student"),
+        Place(path="spec.student.load", uri=spec.student.load, find=resolve_checkpoint),
+    ]
     for i, teacher in enumerate(spec.teachers):
-        yield Place(path=f"spec.teachers[{i}].model", uri=teacher.model, find=resolve_model, role=teacher.name)
-        load = teacher.megatron.load if teacher.mode == "Megatron" else ""
-        yield Place(path=f"spec.teachers[{i}].megatron.load", uri=load, find=resolve_checkpoint)
+        places.append(Place(path=f"spec.teachers[{i}].model", uri=teacher.model, find=resolve_model, role=teacher.name))
+        load = teacher.megatron.load
+        places.append(Place(path=f"spec.teachers[{i}].megatron.load", uri=load, find=resolve_checkpoint))
     for field, sources in (("data", spec.data.prompts), ("evaluation", spec.evaluation.prompts)):
         for i, source in enumerate(sources):
-            yield Place(path=f"spec.{field}.prompts[{i}].uri", uri=source.uri, find=resolve_prompts)
-    reference = spec.algorithm.reference.model
-    yield Place(path="spec.algorithm.reference.model", uri=reference, find=resolve_model, role="reference")
+            places.append(Place(path=f"spec.{field}.prompts[{i}].uri", uri=source.uri, find=resolve_prompts))
+    places.append(Place(path="spec.algorithm.reference.model", uri=reference, find=resolve_model, role="reference"))
+    return [place for place in places if place.uri]
 
 
-def locate(job: OPDJob, volumes: Mapping[str, Path]) -> list[tuple[Place, Path | str]]:
-    """Every place the job names, fetched if need be; raises InvalidJob for all that cannot be found."""
-    found, problems = [], []
-    for place in places_of(job):
-        if place.uri:
-            try:
-                found.append((place, place.find(place.uri, volumes, cache_dir())))
-            except UserError as error:
-                problems.append(Problem(path=place.path, message=error.message, hint=error.hint))
+def each[T](places: Iterable[Place], do: Callable[[Place], T]) -> list[T]:
+    """What `do` gives for every place; raises InvalidJob for all that failed."""
+    done, problems = [], []
+    for place in places:
+        try:
+            done.append(do(place))
+        except UserError as error:
+            where = f"{error.path} " if error.path and error.path != place.uri else ""
+            message = where + error.message.removeprefix(f"{place.path}: ")
+            problems.append(Problem(path=place.path, message=message, hint=error.hint))
     if problems:
         raise InvalidJob(problems)
-    return found
+    return done
 
 
-def summaries(job: OPDJob, volumes: Mapping[str, Path]) -> dict[str, ModelSummary]:
-    """The job's models by role; raises InvalidJob for all that cannot be read."""
+def summaries(places: Iterable[Place], volumes: Mapping[str, Path]) -> dict[str, ModelSummary]:
+    """The models among `places` by role; raises InvalidJob for all that cannot be read."""
     from ..model_summary import summarize
 
-    known, problems = {}, []
-    for place in places_of(job):
-        if place.uri and place.role:
-            try:
-                known[place.role] = summarize(resolve_model(place.uri, volumes, cache_dir()))
-            except UserError as error:
-                where = f"{error.path} " if error.path else ""
-                problems.append(Problem(path=place.path, message=where + error.message, hint=error.hint))
-    if problems:
-        raise InvalidJob(problems)
-    return known
+    models = [place for place in places if place.role]
+    shapes = each(models, lambda place: summarize(resolve_model(place.uri, volumes, cache_dir())))
+    return {place.role: shape for place, shape in zip(models, shapes, strict=True)}
 
 
 def cache_dir() -> Path:

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
+from ..uris import resolve_model
+from .models import cache_dir
 from .options import Sets, Volumes, load, volumes_of
 
 if TYPE_CHECKING:
@@ -50,8 +52,6 @@ def _places(target: str, model: Path | None, sets: list[str] | None, volumes: li
         if model is None:
             raise typer.BadParameter("a URL says nothing of the student's tokenizer: add --model FOLDER")
         return target, model
-    from ..uris import resolve_model
-
     job = load(Path(target), sets)
     endpoint = next((t.sglang.endpoint for t in job.spec.teachers if t.mode == "SGLang" and t.sglang.endpoint), "")
     if not endpoint:
@@ -60,8 +60,7 @@ def _places(target: str, model: Path | None, sets: list[str] | None, volumes: li
             path=f"{target}: spec.teachers[].sglang.endpoint",
             hint="`opd run` starts and probes the teacher by itself; give a URL to probe a server by hand",
         )
-    cache_dir = Path(os.environ.get("OPD_CACHE", "~/.cache/opd")).expanduser()
-    return endpoint, model or resolve_model(job.spec.student.model, volumes_of(volumes), cache_dir)
+    return endpoint, model or resolve_model(job.spec.student.model, volumes_of(volumes), cache_dir())
 
 
 def _show(report: "ProbeReport") -> None:

@@ -1,19 +1,16 @@
 """`opd render`: a job with every default filled in, and what memory it takes once its models can be read."""
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from opd_api.documents import ModelSummary
-from opd_api.errors import InvalidJob, Problem
 from opd_api.load import dump_job
 from opd_api.memory import GIB, MemoryEstimate, ServerEstimate, TrainerEstimate, estimate
 from opd_api.spec import OPDJob
 
-from ..errors import UserError
+from .models import places_of, summaries
 from .options import Sets, Volumes, load, volumes_of
 
 
@@ -40,30 +37,8 @@ def render(
 
 
 def _memory(job: OPDJob, volumes: list[str] | None, gpu_gib: float | None) -> list[str]:
-    known = _summaries(job, volumes_of(volumes))
+    known = summaries(places_of(job), volumes_of(volumes))
     return memory_table(estimate(job, known, gpu_memory_bytes=int(gpu_gib * GIB) if gpu_gib else None))
-
-
-def _summaries(job: OPDJob, volumes: dict[str, Path]) -> dict[str, ModelSummary]:
-    """Models by role; raises InvalidJob for all that cannot be read."""
-    from ..model_summary import summarize
-    from ..uris import resolve_model
-
-    spec = job.spec
-    places = {"student": ("spec.student.model", spec.student.model)}
-    places |= {each.name: (f"spec.teachers[{i}].model", each.model) for i, each in enumerate(spec.teachers)}
-    places["reference"] = ("spec.algorithm.reference.model", spec.algorithm.reference.model)
-    cache_dir = Path(os.environ.get("OPD_CACHE", "~/.cache/opd")).expanduser()
-    known, problems = {}, []
-    for role, (path, uri) in places.items():
-        if uri:
-            try:
-                known[role] = summarize(resolve_model(uri, volumes, cache_dir))
-            except UserError as error:
-                problems.append(Problem(path=path, message=error.message, hint=error.hint))
-    if problems:
-        raise InvalidJob(problems)
-    return known
 
 
 def memory_table(plan: MemoryEstimate) -> list[str]:

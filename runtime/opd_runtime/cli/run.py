@@ -7,6 +7,7 @@ from typing import Annotated
 
 import typer
 
+from .models import cache_dir
 from .options import Sets, Volumes, load, volumes_of
 
 
@@ -35,7 +36,7 @@ def run(
     places = Places(
         run_dir=(run_dir or Path("runs") / job.metadata.name).absolute(),
         volumes=volumes_of(volumes),
-        cache_dir=Path(os.environ.get("OPD_CACHE", "~/.cache/opd")).expanduser(),
+        cache_dir=cache_dir(),
     )
     completed = run_job(job, places, resume=resume, fresh=fresh)
     raise typer.Exit(0 if completed else 130)

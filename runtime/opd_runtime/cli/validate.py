@@ -9,6 +9,7 @@ from opd_api.errors import InvalidJob
 from opd_api.rules import check_models
 from opd_api.spec import OPDJob
 
+from .models import places_of, summaries
 from .options import Sets, Volumes, load, volumes_of
 
 
@@ -23,9 +24,7 @@ def validate(
     """Check a job: fields, values, and what may not go together. Prints every problem at once and exits with 1."""
     job = load(file, sets)
     if models:
-        from .models import summaries
-
-        problems = check_models(job, summaries(job, volumes_of(volumes)))
+        problems = check_models(job, summaries(places_of(job), volumes_of(volumes)))
         if problems:
             raise InvalidJob(problems)
     typer.echo(f"{file}: valid: {sentence(job)}")

@@ -15,14 +15,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
+from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper, FullyParallelSaveStrategyWrapper
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy, TorchDistSaveShardedStrategy
+from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import CheckpointIncomplete, UserError
 
 TRACKER = "latest_checkpointed_iteration.txt"
 DRIVER_STATE = "driver_state.json"
+EMBEDDING = "embedding.word_embeddings.weight"
 _SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "singleton_local_shards": False, "chained_optim_avoid_prefix": True}
 
 # Megatron's writer asks a multiprocessing manager for its queue of results: a process that imports everything again. We only
@@ -112,7 +115,15 @@ def load_model_weights(root: Path, model, step: int | None = None) -> None:
     """Weights alone, from a torch_dist or legacy `torch` checkpoint. Raises UserError: no tracker, no such step, no checkpoint."""
     folder = find_iteration(root, step)
     if dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
-        content = _load(folder, {"model": model.sharded_state_dict(metadata=_metadata())})["model"]
+        _check_vocabulary(folder, model)
+        try:
+            content = _load(folder, {"model": model.sharded_state_dict(metadata=_metadata())})["model"]
+        except (CheckpointException, CheckpointingException) as error:
+            raise UserError(
+                f"its weights do not fit the model ({_reason(error)})",
+                path=str(folder),
+                hint="the checkpoint and the Hugging Face folder must be of one architecture and size",
+            ) from error
     else:
         rank = parallel_state.get_tensor_model_parallel_rank()
         file = folder / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
@@ -177,6 +188,23 @@ def _replace(path: Path, text: str) -> None:
         file.flush()
         os.fsync(file.fileno())
     part.replace(path)
+
+
+def _check_vocabulary(folder: Path, model) -> None:
+    """Megatron loads an embedding of any number of rows, because it pads; missing rows would be whatever memory held."""
+    stored = dist_checkpointing.load_tensors_metadata(str(folder)).get(EMBEDDING)
+    if stored is not None and stored.global_shape[0] < model.vocab_size:
+        raise UserError(
+            f"its vocabulary has {stored.global_shape[0]} rows, the model's {model.vocab_size}",
+            path=str(folder),
+            hint="the checkpoint and the Hugging Face folder must be of one model",
+        )
+
+
+def _reason(error: Exception) -> str:
+    """The first rank's failure, without the list of all tensors that follows."""
+    failures = getattr(error, "failures", {0: (error, None)})
+    return str(next(iter(failures.values()))[0]).strip("\"'").split(" not in state dict")[0][:200]
 
 
 def _inner_optimizers(optimizer):

@@ -65,7 +65,10 @@ def load_hf(model: GPTModel, hf: PretrainedConfig, weights: Mapping[str, Tensor]
         else:
             value = tensors[0]
         if value.shape != parameter.shape:
-            raise UserError(f"{parts} make {tuple(value.shape)}, the model has {tuple(parameter.shape)} for {name}")
+            raise UserError(
+                f"{' + '.join(parts)} makes {tuple(value.shape)}, config.json asks for {tuple(parameter.shape)}",
+                hint="config.json and the weights are not of one model",
+            )
         parameter.copy_(value)
         loaded.add(name)
     assert loaded == set(own), set(own) ^ loaded

@@ -19,16 +19,13 @@ from megatron.core.models.gpt import GPTModel  # noqa: E402
 from transformers import PretrainedConfig  # noqa: E402
 
 from ..errors import UserError  # noqa: E402
-from .checkpoint import find_iteration, load_model_weights, save_model_weights  # noqa: E402
+from .checkpoint import EMBEDDING, find_iteration, load_model_weights, save_model_weights  # noqa: E402
 from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards  # noqa: E402
 from .model import build_model, megatron_config, read_hf_config  # noqa: E402
 
-EMBEDDING = "embedding.word_embeddings.weight"
-"""Every model has it; its type is the checkpoint's."""
-
 
 def hf_to_megatron(source: Path, destination: Path) -> torch.dtype:
-    """A `release` checkpoint (torch_dist) of a Hugging Face folder's weights. Raises UserError for what it cannot read."""
+    """A `release` checkpoint (torch_dist) of a Hugging Face folder's weights."""
     hf, weights = read_hf_config(source), HFWeights(source)
     try:
         dtype = weights["model.embed_tokens.weight"].dtype
@@ -44,7 +41,7 @@ def hf_to_megatron(source: Path, destination: Path) -> torch.dtype:
 
 
 def megatron_to_hf(source: Path, destination: Path, like: Path, step: int | None) -> torch.dtype:
-    """A Hugging Face folder of a checkpoint's weights, with config and tokenizer of `like`, a model of the same shape."""
+    """A Hugging Face folder of a checkpoint's weights; config and tokenizer of `like`, a model of the same shape."""
     hf, folder = read_hf_config(like), find_iteration(source, step)
     dtype = _stored_dtype(folder)
     with _single_process():
@@ -78,11 +75,10 @@ def _build(hf: PretrainedConfig, dtype: torch.dtype) -> GPTModel:
 def _stored_dtype(folder: Path) -> torch.dtype:
     if not dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
         return torch.float32
-    tensors = dist_checkpointing.load_tensors_metadata(str(folder))
-    found = tensors.get(EMBEDDING) or tensors.get(f"model.{EMBEDDING}")
-    if found is None:
+    stored = dist_checkpointing.load_tensors_metadata(str(folder)).get(EMBEDDING)
+    if stored is None:
         raise UserError(f"has no {EMBEDDING}", path=str(folder), hint="only language models can be converted")
-    return found.dtype
+    return stored.dtype
 
 
 def _say_dtype(file: Path, dtype: torch.dtype) -> None:
