@@ -47,7 +47,7 @@ def opd(
 
 def _register() -> None:
     """The verbs, in the order of the help: a job's life, then models and servers."""
-    from . import convert, fetch, get, plot, probe, render, run, validate
+    from . import convert, evaluate, fetch, get, plot, probe, render, run, validate
 
     for verb, function, sentence in (
         ("validate", validate.validate, "Check a job: every problem at once."),
@@ -55,6 +55,7 @@ def _register() -> None:
         ("run", run.run, "Run a job on this machine."),
         ("get", get.get, "Show where runs stand."),
         ("plot", plot.plot, "Draw a run's metrics as one picture."),
+        ("eval", evaluate.evaluate, "Measure pass@1 of a model."),
         ("fetch", fetch.fetch, "Fetch models and data ahead of time."),
         ("convert", convert.convert, "Convert a model: Hugging Face to Megatron, or back."),
         ("probe", probe.probe, "Ask a server whether it can teach."),

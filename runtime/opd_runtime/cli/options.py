@@ -1,7 +1,7 @@
 """Options that several verbs share, and how they become a job and its volumes."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -33,9 +33,19 @@ def load(file: Path, sets: list[str] | None) -> OPDJob:
         raise InvalidJob([Problem(path=str(file), message="is not UTF-8 text")]) from error
     except OSError as error:
         raise UserError(error.strerror or str(error), path=str(file), hint="name the file of an OPDJob") from error
-    document = read_document(text, source=str(file))
+    return job_of(read_document(text, source=str(file)), sets)
+
+
+def job_of(document: dict[str, Any], sets: list[str] | None) -> OPDJob:
+    """The job in `document` with `--set` applied; raises InvalidJob with all problems at once."""
+    problems: list[Problem] = []
     for assignment in sets or []:
-        set_path(document, assignment)
+        try:
+            set_path(document, assignment)
+        except InvalidJob as error:
+            problems += error.problems
+    if problems:
+        raise InvalidJob(problems)
     return job_from_document(document)
 
 
