@@ -1,1 +1,1 @@
-"""Everything Megatron-core: student trainer, teacher in the same process, converter, checkpoints. Knows no SGLang, no Ray."""
+"""Everything Megatron-core: student trainer, in-process teacher, converter, checkpoints. Knows no SGLang, no Ray."""

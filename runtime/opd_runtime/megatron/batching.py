@@ -1,7 +1,7 @@
 """Which rank trains which sample in which micro-batch, and the arrays of a micro-batch. Pure; NumPy only.
 
-Samples of like length stand together, padded to the longest: with lengths sorted little is wasted, and one layout serves
-every attention kernel.
+Samples of like length stand together, padded to the longest: with lengths sorted little is wasted, and one layout
+serves every attention kernel.
 
 Shapes: B samples of the step, b samples of a micro-batch, s padded length, n response tokens of a micro-batch.
 """
@@ -39,7 +39,8 @@ class Packer:
     """Cuts a step's batch into micro-batches. The same on every rank."""
 
     def __init__(self, batch: Batch, *, max_tokens: int, data_parallel: int, multiple_of: int = 1) -> None:
-        """`max_tokens`: most padded tokens of a micro-batch. `multiple_of`: padded lengths divide by it (sequence parallel)."""
+        """`max_tokens`: most padded tokens of a micro-batch; a longer sample stands alone. `multiple_of` divides every
+        padded length (sequence parallelism)."""
         self.batch, self.max_tokens = batch, max_tokens
         self.data_parallel, self.multiple_of = data_parallel, multiple_of
         self.prompts_B = batch.prompt_lengths_B.astype(np.int64)
@@ -86,7 +87,9 @@ class Packer:
             samples=samples,
             tokens_bs=tokens.astype(np.int64),
             rows_n=np.repeat(first_row, responses) + offset_n,
-            targets_n=self.batch.tokens_S[np.repeat(starts + self.prompts_B[samples], responses) + offset_n].astype(np.int64),
+            targets_n=self.batch.tokens_S[np.repeat(starts + self.prompts_B[samples], responses) + offset_n].astype(
+                np.int64
+            ),
             flat_n=np.repeat(self._response_start_B[samples], responses) + offset_n,
             lengths_b=responses,
         )
@@ -94,7 +97,9 @@ class Packer:
 
 def update_split(samples: Indices, updates: int, seed: Sequence[int]) -> list[Indices]:
     """The samples in a random order that `seed` decides, cut into one part for each optimizer step."""
-    return [part for part in np.array_split(np.random.default_rng(list(seed)).permutation(samples), updates) if len(part)]
+    return [
+        part for part in np.array_split(np.random.default_rng(list(seed)).permutation(samples), updates) if len(part)
+    ]
 
 
 def _ranges(lengths: Indices) -> Indices:

@@ -1,11 +1,14 @@
 """Megatron-LM's checkpoint folder: `ROOT/latest_checkpointed_iteration.txt` and `ROOT/iter_NNNNNNN/` (torch_dist).
 
-A checkpoint of a run also holds `driver_state.json`, written after everything else: the driver's state, whose checkpoint it
-is, and the size of every file. Without it, or with a file of another size, a checkpoint is incomplete and never picked.
+A checkpoint of a run also holds `driver_state.json`, written after everything else: the driver's state, whose
+checkpoint it is, and the size of every file. Without it, or with a file of another size, a checkpoint is incomplete
+and never picked.
 """
 
+import argparse
 import json
 import os
+import pickle
 import queue
 import re
 import shutil
@@ -17,7 +20,10 @@ import torch.distributed as dist
 from megatron.core import dist_checkpointing, parallel_state
 from megatron.core.dist_checkpointing.core import CheckpointingException
 from megatron.core.dist_checkpointing.strategies import filesystem_async
-from megatron.core.dist_checkpointing.strategies.fully_parallel import FullyParallelLoadStrategyWrapper, FullyParallelSaveStrategyWrapper
+from megatron.core.dist_checkpointing.strategies.fully_parallel import (
+    FullyParallelLoadStrategyWrapper,
+    FullyParallelSaveStrategyWrapper,
+)
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy, TorchDistSaveShardedStrategy
 from torch.distributed.checkpoint.api import CheckpointException
 
@@ -26,10 +32,14 @@ from ..errors import CheckpointIncomplete, UserError
 TRACKER = "latest_checkpointed_iteration.txt"
 DRIVER_STATE = "driver_state.json"
 EMBEDDING = "embedding.word_embeddings.weight"
-_SHARDING = {"distrib_optim_sharding_type": "fully_reshardable", "singleton_local_shards": False, "chained_optim_avoid_prefix": True}
+_SHARDING = {
+    "distrib_optim_sharding_type": "fully_reshardable",
+    "singleton_local_shards": False,
+    "chained_optim_avoid_prefix": True,
+}
 
-# Megatron's writer asks a multiprocessing manager for its queue of results: a process that imports everything again. We only
-# save synchronously, where writer and reader are one thread.
+# Megatron's writer asks a multiprocessing manager for its queue of results: a process that imports everything again.
+# We only save synchronously, where writer and reader are one thread.
 filesystem_async._results_queue = queue.SimpleQueue()
 
 
@@ -72,7 +82,7 @@ def save(root: Path, step: int, model, optimizer, *, identity: str, state: dict[
         folder.mkdir(parents=True)
     dist.barrier()
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
-    strategy = FullyParallelSaveStrategyWrapper(TorchDistSaveShardedStrategy("torch_dist", 1), group, True)
+    strategy = FullyParallelSaveStrategyWrapper(TorchDistSaveShardedStrategy(), group)
     content = _sharded_state(model, optimizer, step, loading=False)
     dist_checkpointing.save(content, str(folder), strategy, content_metadata=_SHARDING)
     dist.barrier()
@@ -92,11 +102,12 @@ def load_latest(root: Path, model, optimizer, *, identity: str) -> tuple[int, di
 
     Raises UserError when it is another job's: continuing there would overwrite that job's work.
     """
-    found = complete_checkpoints(root)
-    if not found:
+    # One rank looks and tells: on shared storage others may not see the newest files yet, and all must load the same.
+    newest = [_newest(root) if dist.get_rank() == 0 else None]
+    dist.broadcast_object_list(newest)
+    if newest[0] is None:
         return None
-    step, folder = found[-1]
-    document = read_driver_state(folder)
+    step, folder, document = newest[0]
     if document["identity"] != identity:
         raise UserError(
             f"holds checkpoints of another job ({document['identity']}, this is {identity})",
@@ -111,8 +122,15 @@ def load_latest(root: Path, model, optimizer, *, identity: str) -> tuple[int, di
     return step, document["state"]
 
 
+def _newest(root: Path) -> tuple[int, Path, dict[str, Any]] | None:
+    """Step, folder and driver document of the newest complete checkpoint."""
+    found = complete_checkpoints(root)
+    return (*found[-1], read_driver_state(found[-1][1])) if found else None
+
+
 def load_model_weights(root: Path, model, step: int | None = None) -> None:
-    """Weights alone, from a torch_dist or legacy `torch` checkpoint. Raises UserError: no tracker, no such step, no checkpoint."""
+    """Weights alone, from a torch_dist or legacy `torch` checkpoint. Raises UserError: no tracker, no such step, no
+    checkpoint, another model's weights."""
     folder = find_iteration(root, step)
     if dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
         _check_vocabulary(folder, model)
@@ -125,12 +143,26 @@ def load_model_weights(root: Path, model, step: int | None = None) -> None:
                 hint="the checkpoint and the Hugging Face folder must be of one architecture and size",
             ) from error
     else:
-        rank = parallel_state.get_tensor_model_parallel_rank()
-        file = folder / f"mp_rank_{rank:02d}" / "model_optim_rng.pt"
-        if not file.is_file():
-            raise UserError("is neither a torch_dist nor a torch checkpoint", path=str(folder), hint=f"expected metadata.json or {file}")
-        content = torch.load(file, map_location="cpu", weights_only=True)["model"]
+        content = _load_legacy(folder)
     model.load_state_dict(content)
+
+
+def _load_legacy(folder: Path) -> dict[str, Any]:
+    """This tensor-parallel rank's weights from the older `torch` format; it cannot be loaded under another layout."""
+    file = folder / f"mp_rank_{parallel_state.get_tensor_model_parallel_rank():02d}" / "model_optim_rng.pt"
+    if not file.is_file():
+        raise UserError(
+            "is neither a torch_dist nor a torch checkpoint", path=str(folder), hint=f"expected metadata.json or {file}"
+        )
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(file, map_location="cpu", weights_only=True)["model"]
+    except pickle.UnpicklingError as error:
+        raise UserError(
+            "holds Python objects beside the weights, which are not loaded from a file",
+            path=str(file),
+            hint="convert it with Megatron-LM's --ckpt-convert-format torch_dist",
+        ) from error
 
 
 def find_iteration(root: Path, step: int | None = None) -> Path:
@@ -141,7 +173,13 @@ def find_iteration(root: Path, step: int | None = None) -> Path:
         try:
             said = (root / TRACKER).read_text().strip()
         except OSError as error:
-            raise UserError(f"has no {TRACKER}: it is no Megatron checkpoint", path=str(root), hint="opd convert makes one") from error
+            raise UserError(
+                f"has no {TRACKER}: it is no Megatron checkpoint", path=str(root), hint="opd convert makes one"
+            ) from error
+        if not re.fullmatch(r"release|\d+", said):
+            raise UserError(
+                f"{TRACKER} says {said!r}, not a step", path=str(root), hint="write the step to use into it"
+            )
         folder = root / "release" if said == "release" else iteration_dir(root, int(said))
     else:
         folder = iteration_dir(root, step)
@@ -158,7 +196,7 @@ def save_model_weights(root: Path, model) -> None:
         folder.mkdir(parents=True)
     dist.barrier()
     content = {"model": model.sharded_state_dict(metadata=_metadata()), "checkpoint_version": 3.0}
-    dist_checkpointing.save(content, str(folder), TorchDistSaveShardedStrategy("torch_dist", 1), content_metadata=_SHARDING)
+    dist_checkpointing.save(content, str(folder), TorchDistSaveShardedStrategy(), content_metadata=_SHARDING)
     dist.barrier()
     if dist.get_rank() == 0:
         _replace(root / TRACKER, "release")
@@ -191,7 +229,7 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _check_vocabulary(folder: Path, model) -> None:
-    """Megatron loads an embedding of any number of rows, because it pads; missing rows would be whatever memory held."""
+    """Megatron loads an embedding of any number of rows, because it pads; missing ones would be what memory held."""
     stored = dist_checkpointing.load_tensors_metadata(str(folder)).get(EMBEDDING)
     if stored is not None and stored.global_shape[0] < model.vocab_size:
         raise UserError(
@@ -225,7 +263,7 @@ def _prime_adam(optimizer) -> None:
 
 
 def _unshare_adam_steps(optimizer) -> None:
-    """Megatron's loader puts one step tensor into every parameter's state: each `+= 1` would then count for all of them."""
+    """Megatron's loader puts one step tensor into every parameter's state: each `+= 1` would count for all of them."""
     for adam in _inner_optimizers(optimizer):
         for state in adam.state.values():
             if torch.is_tensor(state.get("step")):

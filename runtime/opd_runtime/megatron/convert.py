@@ -1,14 +1,15 @@
 """Hugging Face weights <-> Megatron weights of dense Qwen3 and Llama, under tensor parallelism, one layer at a time.
 
-Only four shapes differ: q, k and v are interleaved by key-value group in `linear_qkv`; gate and up stand behind each other in
-`linear_fc1`, per tensor-parallel rank; everything else is renamed. Parameter names of the portable and the Transformer Engine
-spec are both known: the latter keeps a layer's norms inside the linear layer that follows.
+Only two shapes differ: q, k and v are interleaved by key-value group in `linear_qkv`; gate and up stand behind each
+other in `linear_fc1`, per tensor-parallel rank; everything else is renamed. Parameter names of the portable and the
+Transformer Engine spec are both known: the latter keeps a layer's norms inside the linear layer that follows.
 """
 
 import json
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -33,7 +34,7 @@ class HFWeights(Mapping[str, Tensor]):
         files = sorted(path.glob("*.safetensors"))
         if not files:
             raise UserError("has no *.safetensors", path=str(path), hint="save the model with save_pretrained")
-        self._file_of: dict[str, object] = {}
+        self._file_of: dict[str, Any] = {}
         for file in files:
             handle = safe_open(file, framework="pt")
             self._file_of.update(dict.fromkeys(handle.keys(), handle))
@@ -57,7 +58,7 @@ def load_hf(model: GPTModel, hf: PretrainedConfig, weights: Mapping[str, Tensor]
         parameter = own[name]
         tensors = [weights[part] for part in parts]
         if len(parts) == 3:
-            value = _merge_qkv(*tensors, hf).chunk(size)[rank]
+            value = _merge_qkv(tensors, hf).chunk(size)[rank]
         elif len(parts) == 2:
             value = torch.cat([tensor.chunk(size)[rank] for tensor in tensors])
         elif size > 1 and getattr(parameter, "tensor_model_parallel", False):
@@ -76,7 +77,7 @@ def load_hf(model: GPTModel, hf: PretrainedConfig, weights: Mapping[str, Tensor]
 
 @torch.no_grad()
 def export_hf(model: GPTModel, hf: PretrainedConfig) -> Iterator[tuple[str, Tensor]]:
-    """(Hugging Face name, full tensor), one by one. A collective: every rank of the tensor-parallel group iterates in step."""
+    """(Hugging Face name, full tensor), one by one. A collective: the tensor-parallel group's ranks iterate in step."""
     own = dict(model.named_parameters())
     for name, parts in _layout(own, hf):
         shards = _gather(own[name])
@@ -116,10 +117,10 @@ def _layout(own: Mapping[str, Tensor], hf: PretrainedConfig) -> Iterator[tuple[s
         yield "output_layer.weight", ("lm_head.weight",)
 
 
-def _merge_qkv(q: Tensor, k: Tensor, v: Tensor, hf: PretrainedConfig) -> Tensor:
+def _merge_qkv(qkv: list[Tensor], hf: PretrainedConfig) -> Tensor:
     """For each key-value group: its query heads, its key head, its value head."""
     groups = hf.num_key_value_heads
-    return torch.cat([part.view(groups, -1, hf.hidden_size) for part in (q, k, v)], dim=1).view(-1, hf.hidden_size)
+    return torch.cat([part.view(groups, -1, hf.hidden_size) for part in qkv], dim=1).view(-1, hf.hidden_size)
 
 
 def _split_qkv(qkv: Tensor, hf: PretrainedConfig) -> list[Tensor]:
@@ -146,7 +147,7 @@ def copy_companions(source: Path, destination: Path) -> None:
 
 
 def save_hf_shards(tensors: Iterator[tuple[str, Tensor]], path: Path, *, write: bool) -> None:
-    """safetensors files of at most SHARD_BYTES, with an index when there are several. With `write` False only iterates."""
+    """safetensors files of at most SHARD_BYTES, with an index for several. With `write` False only iterates."""
     shards: list[dict[str, Tensor]] = [{}]
     files: dict[str, str] = {}
     filled = total = 0

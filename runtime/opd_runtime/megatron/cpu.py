@@ -1,7 +1,7 @@
 """Lets Megatron-core, which says "cuda" in many places, run on CPU tensors and gloo. Does nothing where CUDA is.
 
-Process-global, so only trainer processes install it, before their first import of Megatron. The technique is that of the
-`transfer_to_npu` layers for other devices, reduced to what Megatron-core 0.19 touches.
+Process-global, so only trainer processes install it, before their first import of Megatron. The technique is that of
+the `transfer_to_npu` layers for other devices, reduced to what Megatron-core 0.19 touches.
 """
 
 import contextlib
@@ -9,9 +9,22 @@ import functools
 from typing import Any
 
 import torch
+from torch.utils._device import _device_constructors
 
 _CPU = torch.device("cpu")
-_FACTORIES = ("zeros", "ones", "empty", "full", "tensor", "arange", "empty_like", "zeros_like", "ones_like", "rand", "randn")
+_FACTORIES = (
+    "zeros",
+    "ones",
+    "empty",
+    "full",
+    "tensor",
+    "arange",
+    "empty_like",
+    "zeros_like",
+    "ones_like",
+    "rand",
+    "randn",
+)
 _CPU_TYPES = ("torch.FloatTensor", "torch.HalfTensor", "torch.BFloat16Tensor")
 
 
@@ -24,6 +37,7 @@ def install() -> bool:
         _bookkeeping()
         _factories()
         _tensor_methods()
+        _compile()
         _megatron_details()
     return True
 
@@ -54,8 +68,7 @@ class _Stream:
     def __enter__(self) -> "_Stream":
         return self
 
-    def __exit__(self, *args: Any) -> bool:
-        return False
+    def __exit__(self, *args: Any) -> None: ...
 
 
 def _bookkeeping() -> None:
@@ -75,14 +88,16 @@ def _bookkeeping() -> None:
 
 
 def _is_cuda(device: Any) -> bool:
-    return (isinstance(device, str) and device.startswith("cuda")) or (isinstance(device, torch.device) and device.type == "cuda")
+    return (isinstance(device, str) and device.startswith("cuda")) or (
+        isinstance(device, torch.device) and device.type == "cuda"
+    )
 
 
 def _factories() -> None:
     """torch.zeros(…, device="cuda") and friends."""
-    # `with torch.device(…)` knows the factories by identity and looks them up once: it must find torch's own, or whatever
+    # `with torch.device(…)` knows the factories by identity and looks them up once: it must find torch's own, or what
     # else builds models in this process (transformers, on "meta") silently gets memory that was never written.
-    torch.utils._device._device_constructors()
+    _device_constructors()
 
     def on_cpu(factory):
         @functools.wraps(factory)
@@ -119,6 +134,11 @@ def _tensor_methods() -> None:
     torch.Tensor.to = to_cpu
     torch.Tensor.type = type_of_gpu
     torch.Tensor.record_stream = lambda self, stream: None
+
+
+def _compile() -> None:
+    """Megatron compiles some functions while it is imported: seconds of imports, and a C++ compiler at a first call."""
+    torch.compile = lambda model=None, **_: model if model is not None else (lambda function: function)
 
 
 def _megatron_details() -> None:

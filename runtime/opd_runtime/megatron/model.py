@@ -1,32 +1,49 @@
-"""A Hugging Face config -> Megatron's configuration -> GPTModel. Dense Qwen3 and Llama; everything else is refused by name."""
+"""A Hugging Face config -> Megatron's configuration -> GPTModel. Dense Qwen3 and Llama; all else is refused by name."""
 
 import warnings
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from megatron.core import parallel_state
 from megatron.core.models.gpt import GPTModel
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.functional import silu
 from transformers import AutoConfig, PretrainedConfig
 
 from ..errors import UserError
 from .spec import layer_spec, uses_transformer_engine
 
 MODEL_TYPES = {"qwen3", "llama"}
+_LLAMA3_ROPE = {
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+}
+"""What Megatron's rotary embedding has built in."""
 
 
 def read_hf_config(path: Path) -> PretrainedConfig:
     """Raises UserError for an architecture or a feature that the converter has no words for."""
     hf = AutoConfig.from_pretrained(path)
     if hf.model_type not in MODEL_TYPES:
-        raise UserError(f"model_type {hf.model_type!r} is not available in this version", path=str(path), hint="Qwen3 or Llama, dense")
+        raise UserError(
+            f"model_type {hf.model_type!r} is not available in this version",
+            path=str(path),
+            hint="Qwen3 or Llama, dense",
+        )
     rope = getattr(hf, "rope_parameters", None) or {}
     if rope.get("rope_type", "default") not in ("default", "llama3"):
         raise UserError(f"rope scaling {rope['rope_type']!r} is not available in this version", path=str(path))
+    for name, value in _LLAMA3_ROPE.items() if rope.get("rope_type") == "llama3" else ():
+        if rope.get(name, value) != value:
+            raise UserError(
+                f"rope_parameters.{name}: {rope[name]} is not available in this version; {value} is", path=str(path)
+            )
     for feature in ("attention_bias", "mlp_bias", "use_sliding_window"):
         if getattr(hf, feature, False):
             raise UserError(f"{feature} is not available in this version", path=str(path))
+    if hf.hidden_act != "silu":
+        raise UserError(f"hidden_act {hf.hidden_act!r} is not available in this version; 'silu' is", path=str(path))
     return hf
 
 
@@ -35,7 +52,9 @@ def megatron_config(
 ) -> TransformerConfig:
     """Parallel sizes come from Megatron's process groups, which must exist."""
     dtype = torch.bfloat16 if bf16 else torch.float32
-    recompute = dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1) if recompute_full else {}
+    recompute = (
+        dict(recompute_granularity="full", recompute_method="uniform", recompute_num_layers=1) if recompute_full else {}
+    )
     return TransformerConfig(
         num_layers=hf.num_hidden_layers,
         hidden_size=hf.hidden_size,
@@ -46,7 +65,7 @@ def megatron_config(
         add_bias_linear=False,
         add_qkv_bias=False,
         gated_linear_unit=True,
-        activation_func=F.silu,
+        activation_func=silu,
         normalization="RMSNorm",
         layernorm_epsilon=hf.rms_norm_eps,
         qk_layernorm=hf.model_type == "qwen3",
@@ -73,8 +92,17 @@ def megatron_config(
 
 
 def build_model(hf: PretrainedConfig, config: TransformerConfig) -> GPTModel:
-    """Weights are whatever memory held: load them before use. Logits stay split over the tensor-parallel group."""
-    rope = hf.rope_parameters
+    """Weights are whatever memory held: load them before use. Logits stay split over the tensor-parallel group.
+
+    Raises UserError when the group's size does not divide the vocabulary.
+    """
+    rope, tensor = hf.rope_parameters, config.tensor_model_parallel_size
+    if hf.vocab_size % tensor:
+        raise UserError(
+            f"{tensor} does not divide the vocabulary of {hf.vocab_size} rows",
+            path="spec.student.parallelism.tensor",
+            hint=f"choose a divisor of {hf.vocab_size}",
+        )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return GPTModel(

@@ -45,7 +45,9 @@ def advantages(cfg: TrainConfig, batch: Batch, *, old_N: Tensor, teacher_N: Tens
     mask_N, engine_N = _on(batch.mask_N, device), _on(batch.engine_logprobs_N, device)
     lengths_B = _on(batch.response_lengths_B.astype(np.int64), device)
     rewards_B, valid_B = _on(batch.rewards_B, device), _on(batch.valid_B, device)
-    estimated_B = ESTIMATORS[algorithm.advantage_estimator](rewards_B, _on(batch.groups_B.astype(np.int64), device), valid_B)
+    estimated_B = ESTIMATORS[algorithm.advantage_estimator](
+        rewards_B, _on(batch.groups_B.astype(np.int64), device), valid_B
+    )
     task_N = torch.where(mask_N, broadcast_to_tokens(estimated_B, lengths_B), 0.0)
     if ref_N is not None and algorithm.reference.reward_kl_coef:
         kl_N = kl_estimate(old_N, ref_N, algorithm.reference.estimator)
@@ -58,7 +60,10 @@ def advantages(cfg: TrainConfig, batch: Batch, *, old_N: Tensor, teacher_N: Tens
     weights_N = truncated_importance_weights(old_N, engine_N, mask_N) if correct else torch.ones_like(old_N)
     tokens = mask_N.sum().clamp_min(1)
     gap_N = torch.where(mask_N, (engine_N - old_N).abs(), 0.0)
-    metrics = {f"opd/reverse_kl{name}": value for name, value in summarize_reverse_kl(penalty.reverse_kl_N, mask_N, lengths_B).items()}
+    metrics = {
+        f"opd/reverse_kl{name}": value
+        for name, value in summarize_reverse_kl(penalty.reverse_kl_N, mask_N, lengths_B).items()
+    }
     metrics |= {
         "opd/clamped_share": float(penalty.clamped_N.sum() / tokens),
         "opd/kl_coef": batch.kl_coef,
@@ -68,7 +73,9 @@ def advantages(cfg: TrainConfig, batch: Batch, *, old_N: Tensor, teacher_N: Tens
     if ref_N is not None:
         kl_N = kl_estimate(old_N, ref_N, algorithm.reference.estimator)
         metrics["policy/kl_ref"] = float(torch.where(mask_N, kl_N, 0.0).sum() / tokens)
-    return Advantages(advantages_N=final_N, old_N=old_N, ref_N=ref_N, mask_N=mask_N, weights_N=weights_N, metrics=metrics)
+    return Advantages(
+        advantages_N=final_N, old_N=old_N, ref_N=ref_N, mask_N=mask_N, weights_N=weights_N, metrics=metrics
+    )
 
 
 def update_loss(

@@ -1,7 +1,8 @@
-"""Megatron's data parallelism and distributed Adam around the student, and the learning rate of a step."""
+"""Megatron's data parallelism and distributed Adam around the student."""
 
 import math
 
+import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig, finalize_model_grads
 from megatron.core.optimizer import MegatronOptimizer, OptimizerConfig, get_megatron_optimizer
 from megatron.core.transformer.module import Float16Module
@@ -9,22 +10,9 @@ from megatron.core.utils import get_model_config
 
 from opd_api.spec import Optimizer
 
-import torch
-
-
-def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
-    """Rate of `step` (from 0): linear warm-up, then constant, or down to zero at `steps` along a line or half a cosine."""
-    if step < optimizer.warmup_steps:
-        return optimizer.lr * (step + 1) / optimizer.warmup_steps
-    if optimizer.schedule == "Constant":
-        return optimizer.lr
-    progress = (step - optimizer.warmup_steps) / max(steps - optimizer.warmup_steps, 1)
-    left = 1 - progress if optimizer.schedule == "Linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return optimizer.lr * max(left, 0.0)
-
 
 def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[DistributedDataParallel, MegatronOptimizer]:
-    """The model under DDP with FP32 gradients, and Adam sharded over the data-parallel group with FP32 main parameters."""
+    """The model under DDP with FP32 gradients, and Adam sharded over the data-parallel group, FP32 main parameters."""
     module = Float16Module(config, model) if bf16 else model
     ddp_config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     ddp = DistributedDataParallel(config, ddp_config, module)
@@ -37,11 +25,13 @@ def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[Distribute
             adam_beta1=optimizer.beta1,
             adam_beta2=optimizer.beta2,
             adam_eps=1e-8,
-            clip_grad=optimizer.clip_grad,
+            # Without a limit the norm is still wanted, as a metric and as the test for gradients that are not finite.
+            clip_grad=optimizer.clip_grad or math.inf,
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
             use_distributed_optimizer=True,
             optimizer_cpu_offload=optimizer.offload and torch.cuda.is_available(),
+            optimizer_offload_fraction=1.0,
         ),
         [ddp],
     )
@@ -51,6 +41,8 @@ def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[Distribute
     return ddp, adam
 
 
-def set_learning_rate(adam: MegatronOptimizer, rate: float) -> None:
+def set_rates(adam: MegatronOptimizer, rate: float, weight_decay: float) -> None:
+    """What Megatron's own scheduler does every step: it alone applies `wd_mult`, which is 0 for norms."""
     for group in adam.param_groups:
         group["lr"] = rate * group.get("lr_mult", 1.0)
+        group["weight_decay"] = weight_decay * group.get("wd_mult", 1.0)

@@ -1,13 +1,16 @@
-"""Layer specs: Transformer Engine's where it is installed and CUDA is there, else the portable one (Megatron's ModuleSpec
-with torch's own RMSNorm and scaled-dot-product attention). The converter knows the parameter names of both.
+"""Layer specs: Transformer Engine's where it is installed and CUDA is there, else the portable one (Megatron's
+ModuleSpec with torch's own RMSNorm and scaled-dot-product attention). The converter knows the parameter names of both.
 """
 
 import torch
-import torch.nn.functional as F
-from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec, get_gpt_layer_with_transformer_engine_spec
+from megatron.core.models.gpt.gpt_layer_specs import (
+    get_gpt_layer_local_spec,
+    get_gpt_layer_with_transformer_engine_spec,
+)
 from megatron.core.transformer.module import MegatronModule
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
+from torch.nn.functional import scaled_dot_product_attention
 
 
 def uses_transformer_engine() -> bool:
@@ -43,16 +46,20 @@ class PortableRMSNorm(torch.nn.RMSNorm):
 
 
 class PortableAttention(MegatronModule):
-    """Causal attention by torch over [s, b, h, d]. Right padding behind a causal mask changes nothing, so no mask is needed."""
+    """Causal attention by torch over [s, b, h, d]. Behind a causal mask right padding changes nothing."""
 
     def __init__(self, config, layer_number, attn_mask_type, attention_type, softmax_scale=None, **_) -> None:
         super().__init__(config=config)
         self.softmax_scale = softmax_scale
 
-    def forward(self, query, key, value, attention_mask=None, attn_mask_type=None, attention_bias=None, packed_seq_params=None):
+    def forward(
+        self, query, key, value, attention_mask=None, attn_mask_type=None, attention_bias=None, packed_seq_params=None
+    ):
         grouped = query.shape[2] != key.shape[2]
         query, key, value = (tensor.permute(1, 2, 0, 3) for tensor in (query, key, value))
-        out = F.scaled_dot_product_attention(query, key, value, is_causal=True, scale=self.softmax_scale, enable_gqa=grouped)
+        out = scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=self.softmax_scale, enable_gqa=grouped
+        )
         return out.permute(2, 0, 1, 3).flatten(2)
 
     def sharded_state_dict(self, prefix="", sharded_offsets=(), metadata=None) -> dict:

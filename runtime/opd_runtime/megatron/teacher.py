@@ -1,7 +1,7 @@
-"""A frozen model in the trainer's process: the teacher, or the reference. Built from its own config, so it may be larger.
+"""A frozen model in the trainer's process: the teacher, or the reference. Built from its own config: it may be larger.
 
-It shares the trainer's parallel groups and nothing else: no gradients, no optimizer, no DDP buffer, and its own module, so
-that the student's weights can never be mistaken for its own.
+It shares the trainer's parallel groups and nothing else: no gradients, no optimizer, no DDP buffer, and its own module,
+so that the student's weights can never be mistaken for its own.
 """
 
 from collections.abc import Iterator
@@ -18,7 +18,7 @@ from .model import build_model, megatron_config, read_hf_config
 
 
 class FrozenModel:
-    """A GPTModel that only scores. `offloaded`: its weights live in host memory and visit the GPU for a scoring pass."""
+    """A GPTModel that only scores. `offloaded`: its weights live in host memory and visit the GPU to score."""
 
     def __init__(
         self,
@@ -30,7 +30,7 @@ class FrozenModel:
         load: Path | None = None,
         checkpoint_step: int | None = None,
     ) -> None:
-        """Architecture from the Hugging Face folder `path`; weights from there, or from the Megatron checkpoint `load`."""
+        """Architecture from the Hugging Face folder `path`; weights from there, or from Megatron checkpoint `load`."""
         hf = read_hf_config(path)
         model = build_model(hf, megatron_config(hf, bf16=bf16, sequence_parallel=sequence_parallel))
         if load is None:
@@ -63,12 +63,12 @@ class FrozenModel:
 
     @torch.no_grad()
     def copy_from(self, weights: Iterator[Tensor]) -> None:
-        """Takes over another model's weights of the same architecture, in parameter order (a reference that follows)."""
+        """Takes over weights of the same architecture, in parameter order (a reference that follows)."""
         for (name, own), new in zip(self.model.named_parameters(), weights, strict=True):
             target = self._host[name] if self._cuda and self.offloaded else own
             target.copy_(new)
 
     def _release(self) -> None:
-        # Pointing the parameters at the pinned host copies frees the GPU memory; nothing is copied back, they are frozen.
+        # Pointing the parameters at the pinned copies frees the GPU memory; nothing is copied back, they are frozen.
         for name, parameter in self.model.named_parameters():
             parameter.data = self._host[name]

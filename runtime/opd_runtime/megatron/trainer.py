@@ -1,7 +1,7 @@
 """One rank of the student's trainer: log-probs, advantages, OPD term, updates; weights out, checkpoints in and out.
 
-The advantage pass sees the whole step on every rank (N floats are small), so that only forward and backward passes are split
-and no statistic depends on the parallel layout.
+The advantage pass sees the whole step on every rank (N floats are small), so that only forward and backward passes are
+split and no statistic depends on the parallel layout.
 
 Shapes: B samples of the step, N response tokens packed, [b, s] a padded micro-batch with n response tokens.
 """
@@ -34,14 +34,17 @@ from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_sha
 from .logprobs import token_logprobs  # noqa: E402
 from .model import build_model, megatron_config, read_hf_config  # noqa: E402
 from .objective import Advantages, advantages, update_loss  # noqa: E402
-from .optimizer import learning_rate, set_learning_rate, wrap  # noqa: E402
+from .optimizer import set_rates, wrap  # noqa: E402
+from .schedule import learning_rate  # noqa: E402
 from .teacher import FrozenModel  # noqa: E402
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+GREEDY_ROWS = 256
+"""Most prompts that are decoded together."""
 
 
 class Trainer:
-    """Expects RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Every method is a collective unless it says not."""
+    """Expects RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT. Every method is a collective."""
 
     def __init__(self, cfg: TrainConfig) -> None:
         self.cfg = cfg
@@ -50,7 +53,10 @@ class Trainer:
         self.device = torch.device("cuda", torch.cuda.current_device()) if cfg.device == "cuda" else torch.device("cpu")
         self.hf = read_hf_config(cfg.student_path)
         config = megatron_config(
-            self.hf, bf16=cfg.bf16, sequence_parallel=cfg.sequence_parallel, recompute_full=cfg.student.recompute == "Full"
+            self.hf,
+            bf16=cfg.bf16,
+            sequence_parallel=cfg.sequence_parallel,
+            recompute_full=cfg.student.recompute == "Full",
         )
         self.model = build_model(self.hf, config)
         if cfg.student_load is None:
@@ -82,9 +88,12 @@ class Trainer:
             checkpoint_step=step,
         )
 
-    # ------------------------------------------------------------------------------------------------------------ a step
+    # ----------------------------------------------------------------------------------------------------------- a step
     def train_step(self, batch: Batch, step: int) -> StepResult:
-        """Log-probs, advantages, then epochsPerStep x updatesPerStep optimizer steps. Raises on a loss that is not finite."""
+        """Log-probs, advantages, then epochsPerStep x updatesPerStep optimizer steps.
+
+        Raises UserError for a gradient that is not finite.
+        """
         packer = self._packer(batch)
         clock = {"logprobs": time.perf_counter()}
         old_N = self._logprobs(self.ddp, packer)
@@ -93,7 +102,9 @@ class Trainer:
         teacher_N = self._frozen_logprobs(self.teacher, packer)
         if teacher_N is None:
             assert batch.teacher_logprobs_N is not None, "an SGLang teacher's log-probs come with the batch"
-            teacher_N = torch.from_numpy(np.where(batch.mask_N, batch.teacher_logprobs_N, 0.0).astype(np.float32)).to(self.device)
+            teacher_N = torch.from_numpy(np.where(batch.mask_N, batch.teacher_logprobs_N, 0.0).astype(np.float32)).to(
+                self.device
+            )
         clock["update"] = time.perf_counter()
         plan = advantages(self.cfg, batch, old_N=old_N, teacher_N=teacher_N, ref_N=ref_N)
         metrics = plan.metrics | self._updates(packer, plan, step)
@@ -105,7 +116,7 @@ class Trainer:
 
     def _updates(self, packer: Packer, plan: Advantages, step: int) -> dict[str, float]:
         algorithm, rate = self.cfg.algorithm, learning_rate(self.cfg.optimizer, step, self.cfg.steps)
-        set_learning_rate(self.adam, rate)
+        set_rates(self.adam, rate, self.cfg.optimizer.weight_decay)
         totals = torch.zeros(5, dtype=torch.float64, device=self.device)
         norms = []
         for epoch in range(algorithm.epochs_per_step):
@@ -134,7 +145,7 @@ class Trainer:
         }
 
     def _update(self, micro_batches: list[MicroBatch], plan: Advantages) -> tuple[Tensor, float]:
-        """One optimizer step. Returns this rank's sums (loss, its denominator, clipped, ppo_kl, entropy) and the gradient norm."""
+        """One optimizer step: this rank's sums (loss, its denominator, clipped, ppo_kl, entropy), the gradient norm."""
         self.ddp.zero_grad_buffer()
         self.adam.zero_grad()
 
@@ -160,7 +171,7 @@ class Trainer:
         _, norm, _ = self.adam.step()
         return torch.stack([result["sums"] for result in results]).sum(0), float(norm or 0.0)
 
-    # --------------------------------------------------------------------------------------------------------- log-probs
+    # -------------------------------------------------------------------------------------------------------- log-probs
     def logprobs(self, batch: Batch, model: str = "student") -> np.ndarray:
         """log p of every response token of the step, in sample order; `model`: student, teacher or reference."""
         packer = self._packer(batch)
@@ -188,11 +199,16 @@ class Trainer:
         return scored_N
 
     def _forward(self, model, micro: MicroBatch) -> Tensor:
-        tokens = self._tensor(micro.tokens_bs)
-        positions = torch.arange(tokens.shape[1], device=self.device).expand_as(tokens)
-        return model(tokens, positions, None)
+        return self._logits(model, self._tensor(micro.tokens_bs))
 
-    def _token_logprobs(self, logits: Tensor, micro: MicroBatch, *, with_entropy: bool = False) -> tuple[Tensor, Tensor]:
+    def _logits(self, model, tokens_bs: Tensor) -> Tensor:
+        """[b, s, v] in the model's precision: FP32 copies are made in chunks, where log-probs are computed."""
+        positions = torch.arange(tokens_bs.shape[1], device=self.device).expand_as(tokens_bs)
+        return model(tokens_bs, positions, None, **({"fp32_output": False} if self.cfg.bf16 else {}))
+
+    def _token_logprobs(
+        self, logits: Tensor, micro: MicroBatch, *, with_entropy: bool = False
+    ) -> tuple[Tensor, Tensor]:
         return token_logprobs(
             logits.view(-1, logits.shape[-1]),
             self._tensor(micro.rows_n),
@@ -206,40 +222,56 @@ class Trainer:
             batch,
             max_tokens=self.cfg.student.max_tokens_per_gpu,
             data_parallel=self.cfg.data_parallel,
-            multiple_of=self.cfg.tensor_parallel if self.cfg.sequence_parallel else 1,
+            multiple_of=self._length_multiple,
         )
+
+    @property
+    def _length_multiple(self) -> int:
+        """Sequence parallelism splits every sequence over the tensor-parallel group."""
+        return self.cfg.tensor_parallel if self.cfg.sequence_parallel else 1
 
     def _tensor(self, array: np.ndarray) -> Tensor:
         return torch.from_numpy(array).to(self.device, non_blocking=True)
 
     @torch.no_grad()
-    def teacher_greedy(self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]) -> list[list[int]]:
-        """The in-process teacher's greedy answers, without a KV cache: for a one-off evaluation with short answers."""
+    def teacher_greedy(
+        self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]
+    ) -> list[list[int]]:
+        """The in-process teacher's greedy answers, without a KV cache: for a one-off evaluation with short answers.
+
+        An answer ends before its first end-of-sequence token.
+        """
         assert self.teacher is not None
         answers: list[list[int]] = [[] for _ in prompts]
+        by_length: dict[int, list[int]] = {}
+        for index, prompt in enumerate(prompts):
+            by_length.setdefault(len(prompt), []).append(index)
         with self.teacher.on_device() as model:
-            by_length: dict[int, list[int]] = {}
-            for index, prompt in enumerate(prompts):
-                by_length.setdefault(len(prompt), []).append(index)
             for indices in by_length.values():
-                for chunk in (indices[start : start + 256] for start in range(0, len(indices), 256)):
-                    decoded = self._greedy(model, torch.tensor([list(prompts[i]) for i in chunk], device=self.device), max_new_tokens)
-                    for index, ids in zip(chunk, decoded.tolist(), strict=True):
+                for start in range(0, len(indices), GREEDY_ROWS):
+                    chunk = indices[start : start + GREEDY_ROWS]
+                    tokens = torch.tensor([list(prompts[index]) for index in chunk], device=self.device)
+                    decoded = self._greedy(model, tokens, max_new_tokens, eos_ids).tolist()
+                    for index, ids in zip(chunk, decoded, strict=True):
                         end = next((place for place, token in enumerate(ids) if token in eos_ids), len(ids))
                         answers[index] = ids[:end]
         return answers
 
-    def _greedy(self, model, tokens: Tensor, max_new_tokens: int) -> Tensor:
-        length, multiple = tokens.shape[1], self.cfg.tensor_parallel if self.cfg.sequence_parallel else 1
+    def _greedy(self, model, tokens: Tensor, max_new_tokens: int, eos_ids: Sequence[int]) -> Tensor:
+        """Likeliest continuations of equally long prompts, [b, up to max_new_tokens]: less when every row has ended."""
+        prompt_length, ends = tokens.shape[1], torch.tensor(list(eos_ids), device=self.device)
+        ended_b = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
         for _ in range(max_new_tokens):
-            padded = torch.nn.functional.pad(tokens, (0, -tokens.shape[1] % multiple))
-            positions = torch.arange(padded.shape[1], device=self.device).expand_as(padded)
-            logits = model(padded, positions, None)[:, tokens.shape[1] - 1]
-            full = tensor_parallel.gather_from_tensor_model_parallel_region(logits)
-            tokens = torch.cat([tokens, full.argmax(-1, keepdim=True)], dim=1)
-        return tokens[:, length:]
+            padded = torch.nn.functional.pad(tokens, (0, -tokens.shape[1] % self._length_multiple))
+            logits = self._logits(model, padded)[:, tokens.shape[1] - 1]
+            best_b = tensor_parallel.gather_from_tensor_model_parallel_region(logits).argmax(-1)
+            tokens = torch.cat([tokens, best_b[:, None]], dim=1)
+            ended_b |= torch.isin(best_b, ends)
+            if ended_b.all():
+                break
+        return tokens[:, prompt_length:]
 
-    # ----------------------------------------------------------------------------------------------- weights, checkpoints
+    # --------------------------------------------------------------------------------------------- weights, checkpoints
     def named_weights(self) -> Iterator[tuple[str, Tensor]]:
         """The student's weights under their Hugging Face names, full tensors, one by one."""
         return export_hf(self.model, self.hf)
