@@ -6,7 +6,7 @@ from .documents import Progress, TeacherReport
 from .status import Columns
 
 KL_METRIC = "opd/reverse_kl"
-REWARD_METRIC = "reward/mean"
+REWARD_METRIC = "reward/raw"
 PASS_AT_1_METRIC = "eval/pass@1"
 
 

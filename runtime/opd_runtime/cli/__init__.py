@@ -75,5 +75,6 @@ def main() -> None:
     except (OPDError, OSError) as error:
         if verbose:
             traceback.print_exc()
-        print(error if isinstance(error, InvalidJob) else f"error: {error}", file=sys.stderr)
+        said = error if isinstance(error, InvalidJob) else f"error: {error}"
+        print(said, *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         sys.exit(1)

@@ -109,7 +109,7 @@ def columns_of(progress: Progress) -> Columns:
     return Columns(
         step=f"{progress.step}/{progress.total_steps}",
         kl=rounded("opd/reverse_kl", 3),
-        reward=rounded("reward/mean", 2),
+        reward=rounded("reward/raw", 2),
         teacher=", ".join(teachers)[:64] or None,
         pass_at_1=rounded("eval/pass@1", 2),
     )

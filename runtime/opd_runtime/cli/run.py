@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from .models import cache_dir
+from ..errors import EngineUnavailable, TeacherUnavailable, TrainerLost, WeightSyncFailed
 from .options import Sets, Volumes, load, volumes_of
 
 
@@ -38,7 +39,11 @@ def run(
         volumes=volumes_of(volumes),
         cache_dir=cache_dir(),
     )
-    completed = run_job(job, places, resume=resume, fresh=fresh)
+    try:
+        completed = run_job(job, places, resume=resume, fresh=fresh)
+    except (EngineUnavailable, TeacherUnavailable, TrainerLost, WeightSyncFailed) as error:
+        error.add_note("hint: run it again with --resume; it goes on from the newest checkpoint")
+        raise
     raise typer.Exit(0 if completed else 130)
 
 

@@ -29,9 +29,13 @@ from .teacher_servers import TeacherServers, probe_batch
 ENGINE_STARTUP_TIMEOUT_SECONDS = 1800.0
 
 
-async def run_attempt(cfg: TrainConfig, reporter: Reporter, stop: asyncio.Event, *, resume: bool) -> bool:
-    """True when the job is complete, False after a stop. Raises what ended the attempt."""
-    started = time.monotonic()
+async def run_attempt(
+    cfg: TrainConfig, reporter: Reporter, stop: asyncio.Event, *, resume: bool, started: float
+) -> bool:
+    """True when the job is complete, False after a stop. Raises what ended the attempt.
+
+    `started`: when the attempt began, by time.monotonic; its seconds count from there.
+    """
     teacher = TeacherServers(cfg, cfg.teacher) if isinstance(cfg.teacher, SGLangTeacher) else None
     async with _started(cfg, reporter, stop, teacher, resume) as run:
         run.state.seconds += time.monotonic() - started
@@ -99,12 +103,14 @@ async def _started(
         stack.push_async_callback(engines.stop)
         if teacher:
             stack.push_async_callback(teacher.stop)
-        reporter.phase("loading the student, starting " + ("engines and teacher" if teacher else "engines"))
+        reporter.phase(_what_starts(teacher))
         resumed = await _start_all(trainers, engines, teacher, resume=resume)
         state = _state(cfg, resumed)
         if state.cursor:
             stream.restore(state.cursor)
-        await _prove_teacher(teacher, trainers, reporter, first_time=state.step == 0)
+        if teacher and state.step == 0:  # a trained student may have become its teacher
+            await _teacher_is_another(cfg, teacher, trainers)
+        reporter.teacher_ready(len(teacher.urls) if teacher else len(trainers.actors))
         weights = Weights(cfg, trainers, engines)
         scorer = teacher.scorer() if teacher else None
         if scorer:
@@ -132,6 +138,14 @@ async def _started(
         )
 
 
+def _what_starts(teacher: TeacherServers | None) -> str:
+    if teacher is None:
+        return "loading student and teacher, starting engines"
+    if teacher.teacher.endpoint:
+        return f"loading the student, starting engines, asking the teacher at {teacher.teacher.endpoint}"
+    return "loading the student, starting engines and teacher"
+
+
 async def _start_all(trainers: Trainers, engines: Servers, teacher: TeacherServers | None, *, resume: bool) -> Any:
     """What the trainers resumed from, once every process answers."""
 
@@ -143,16 +157,10 @@ async def _start_all(trainers: Trainers, engines: Servers, teacher: TeacherServe
     return (await together([*parts, teacher.start()] if teacher else parts))[0]
 
 
-async def _prove_teacher(
-    teacher: TeacherServers | None, trainers: Trainers, reporter: Reporter, *, first_time: bool
-) -> None:
-    """A trained student may have become its teacher: only before the first step may it not be the same."""
-    if teacher is None:
-        reporter.teacher_ready(len(trainers.actors))
-        return
-    reporter.phase("probing the teacher")
-    await teacher.prove(list(await trainers.logprobs(probe_batch(teacher.questions))) if first_time else None)
-    reporter.teacher_ready(len(teacher.urls))
+async def _teacher_is_another(cfg: TrainConfig, teacher: TeacherServers, trainers: Trainers) -> None:
+    """A teacher known by its URL alone may be the student. Folders have been compared before anything started."""
+    if teacher.teacher.model_path is None:
+        await teacher.prove(list(await trainers.logprobs(probe_batch(teacher.questions))))
 
 
 def _state(cfg: TrainConfig, resumed: tuple[int, dict[str, Any]] | None) -> RunState:

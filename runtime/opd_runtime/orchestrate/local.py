@@ -6,6 +6,7 @@ import fcntl
 import logging
 import shutil
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,17 +28,18 @@ RUN_MARK = "opdjob.yaml"
 
 def run_job(job: OPDJob, places: Places, *, resume: bool, fresh: bool) -> bool:
     """True when the job is complete, False after Ctrl-C and a save. Raises what ended it; takes everything down."""
+    started = time.monotonic()
     cfg = resolve(job, places)
     with run_folder(job, cfg.run_dir, resume=resume, fresh=fresh), Reporter(cfg.run_dir, job) as reporter:
         reporter.phase("starting Ray")
         with embedded_ray(cfg):
-            return asyncio.run(_attempt(cfg, reporter, resume))
+            return asyncio.run(_attempt(cfg, reporter, resume, started))
 
 
-async def _attempt(cfg: TrainConfig, reporter: Reporter, resume: bool) -> bool:
+async def _attempt(cfg: TrainConfig, reporter: Reporter, resume: bool, started: float) -> bool:
     stop = asyncio.Event()
     with stop_on_signal(stop, reporter):
-        return await run_attempt(cfg, reporter, stop, resume=resume)
+        return await run_attempt(cfg, reporter, stop, resume=resume, started=started)
 
 
 @contextlib.contextmanager

@@ -17,7 +17,7 @@ WATCH_SECONDS = 2.0
 
 
 class TeacherServers:
-    """`start`, `ready`, `prove`; then `scorer` asks it and `watch` keeps it alive."""
+    """`start`; then `scorer` asks it and `watch` keeps it alive."""
 
     def __init__(self, cfg: TrainConfig, teacher: SGLangTeacher) -> None:
         self.cfg, self.teacher = cfg, teacher
@@ -30,10 +30,11 @@ class TeacherServers:
         )
 
     async def start(self) -> None:
-        """Its own servers until they answer; nothing for an endpoint."""
+        """Its own servers, or somebody's, until they answer and are proven."""
         if self.servers is not None:
             await self.servers.start()
             self.urls = await self.servers.ready()
+        await self.prove()
 
     async def prove(self, student_logprobs: Sequence[float] | None = None) -> None:
         """The semantic probe of every server. Raises TeacherUnavailable with what is wrong."""

@@ -164,8 +164,8 @@ class PlainConsole:
         parts = [f"step {record.step:>{width}}/{facts.total_steps}"]
         if "opd/reverse_kl" in metrics:
             parts.append(f"kl {number(metrics['opd/reverse_kl'])} {facts.trend.lower()}")
-        if "reward/mean" in metrics:
-            parts.append(f"reward {metrics['reward/mean']:.3f}")
+        if "reward/raw" in metrics:
+            parts.append(f"reward {metrics['reward/raw']:.3f}")
         if "eval/pass@1" in metrics:
             parts.append(f"pass@1 {metrics['eval/pass@1']:.3f}")
         if "tokens/per_second" in metrics:
@@ -234,8 +234,8 @@ class LiveConsole:
         line = _line().append("reverse KL ", "dim").append(number(facts.reverse_kls[-1]), "bold")
         line.append(f" {sparkline(facts.reverse_kls)} ", _COLOURS[facts.trend])
         line.append(f"{ARROWS[facts.trend]} {facts.trend.lower()}", _COLOURS[facts.trend])
-        if "reward/mean" in metrics:
-            line.append("  reward ", "dim").append(f"{metrics['reward/mean']:.3f}", "bold")
+        if "reward/raw" in metrics:
+            line.append("  reward ", "dim").append(f"{metrics['reward/raw']:.3f}", "bold")
         if "eval/pass@1" in metrics:
             line.append("  pass@1 ", "dim").append(f"{metrics['eval/pass@1']:.3f}", "bold")
             line.append(f" (step {metrics['eval/step']:.0f})", "dim")

@@ -94,7 +94,7 @@ def _draw_pass_at_1(ax: "Axes", records: Sequence[StepRecord]) -> None:
 
 
 def _draw_reward(ax: "Axes", records: Sequence[StepRecord]) -> None:
-    rewards, entropies = _series(records, "reward/mean"), _series(records, "policy/entropy")
+    rewards, entropies = _series(records, "reward/raw"), _series(records, "policy/entropy")
     has_reward = any(rewards[1])
     ax.set_title("Task reward of the rollouts, entropy" if has_reward else "Entropy of the student (nats)", loc="left")
     if not has_reward and not entropies[1]:

@@ -16,7 +16,7 @@ REPORT = {
     "step": 120,
     "totalSteps": 300,
     "time": "2026-11-24T15:00:00Z",
-    "metrics": {"opd/reverse_kl": 0.18249, "reward/mean": 0.62, "eval/pass@1": 0.8125},
+    "metrics": {"opd/reverse_kl": 0.18249, "reward/raw": 0.62, "eval/pass@1": 0.8125},
     "trend": "Falling",
     "teachers": [{"name": "teacher", "mode": "SGLang", "ready": True, "readyReplicas": 1, "replicas": 1}],
     "checkpoint": {"step": 100, "uri": "pvc://checkpoints/x"},
@@ -90,7 +90,7 @@ def make_teacher(mode: str, ready: int = 0, replicas: int = 0) -> dict[str, obje
             id="small is not zero",
         ),
         pytest.param(
-            {"metrics": {"reward/mean": -0.5}}, ("120/300", None, "-0.50", "SGLang 1/1", None), id="negative reward"
+            {"metrics": {"reward/raw": -0.5}}, ("120/300", None, "-0.50", "SGLang 1/1", None), id="negative reward"
         ),
         pytest.param(
             {"metrics": {}, "teachers": [make_teacher("Megatron")]},

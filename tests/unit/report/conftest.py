@@ -37,6 +37,7 @@ def make_record() -> Callable[..., StepRecord]:
             "opd/reverse_kl": 1.5 * math.exp(-step / 4),
             "opd/reverse_kl_p95": 4.0 * math.exp(-step / 4),
             "reward/mean": step / total_steps,
+            "reward/raw": step / total_steps,
             "tokens/response": 100.0,
             "time/step": 2.0,
             "time/rollout": 1.25,

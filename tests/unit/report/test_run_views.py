@@ -44,7 +44,7 @@ def invoke():
 TRAINING = {
     "phase": "Training",
     "step": 120,
-    "metrics": {"opd/reverse_kl": 0.18249, "reward/mean": 0.6249, "eval/pass@1": 0.8149},
+    "metrics": {"opd/reverse_kl": 0.18249, "reward/raw": 0.6249, "eval/pass@1": 0.8149},
     "trend": "Falling",
     "teachers": (TeacherReport(name="teacher", mode="SGLang", ready=True, ready_replicas=1, replicas=1),),
     "checkpoint": CheckpointReport(step=100, uri="pvc://checkpoints/x"),

@@ -1,0 +1,101 @@
+"""The arithmetic example with an SGLang teacher; its driver is killed in the middle and the job resumed."""
+
+import json
+from typing import Any
+
+import pytest
+
+from .conftest import ARITHMETIC, OpdRun, StartRun
+
+pytestmark = pytest.mark.timeout(1200)
+STEPS = 100
+
+
+@pytest.fixture(scope="module")
+def resumed(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[OpdRun, str]:
+    """`opd run`, kill -9 after step 30, `opd run --resume` to the end: the second run and what it printed."""
+    run_dir = tmp_path_factory.mktemp("sglang") / "arithmetic"
+    first = start_run(ARITHMETIC / "opdjob.yaml", run_dir, checkpoint__everySteps=20)
+    first.wait_for_step(30)
+    first.kill()
+    first.all_gone()
+    second = start_run(ARITHMETIC / "opdjob.yaml", run_dir, "--resume", checkpoint__everySteps=20)
+    second.wait_for_step(60)
+    second.descendants()
+    code, output = second.end()
+    assert code == 0, output
+    second.all_gone()
+    return second, output
+
+
+@pytest.fixture(scope="module")
+def summary(resumed: tuple[OpdRun, str]) -> dict[str, Any]:
+    return json.loads((resumed[0].run_dir / "summary.json").read_text())
+
+
+def test_the_student_closes_in_on_its_teacher(summary: dict[str, Any]) -> None:
+    assert (summary["teacher_mode"], summary["steps"]) == ("SGLang", STEPS)
+    assert summary["reverse_kl"]["first"] >= 5 * summary["reverse_kl"]["last"]
+    scores = summary["pass_at_1"]
+    assert scores["before"] <= 0.5
+    assert scores["after"] >= 0.9
+    assert scores["teacher"] >= scores["after"]
+
+
+def test_every_step_is_recorded_once(resumed: tuple[OpdRun, str]) -> None:
+    assert [record["step"] for record in resumed[0].steps()] == list(range(STEPS + 1))
+
+
+def test_no_prompt_of_a_completed_step_comes_again(resumed: tuple[OpdRun, str]) -> None:
+    """The cursor counts every prompt given out: skipped or repeated ones would show."""
+    document = json.loads((resumed[0].run_dir / "checkpoints" / f"iter_{STEPS:07d}" / "driver_state.json").read_text())
+    assert document["state"]["cursor"]["index"] == 64 * STEPS
+
+
+def test_engine_and_trainer_agree_on_every_token(resumed: tuple[OpdRun, str]) -> None:
+    assert max(record["metrics"].get("logprob/engine_vs_trainer_abs_max", 0.0) for record in resumed[0].steps()) <= 1e-4
+
+
+def test_the_last_words_say_what_changed_and_where_everything_lies(resumed: tuple[OpdRun, str]) -> None:
+    run, output = resumed
+    last_words = output[output.index("before") :]
+    assert "pass@1 (held out)" in last_words and "reverse KL" in last_words
+    for path in (run.run_dir / "plots" / "overview.png", run.run_dir / "checkpoints", run.run_dir / "export"):
+        assert str(path) in last_words
+        assert path.exists()
+
+
+def test_progress_says_succeeded_and_where_the_student_is(resumed: tuple[OpdRun, str]) -> None:
+    progress = resumed[0].progress()
+    assert (progress["phase"], progress["step"]) == ("Succeeded", STEPS)
+    assert progress["checkpoint"]["exportUri"] == (resumed[0].run_dir / "export").as_uri()
+
+
+def test_the_exported_student_scores_the_same_in_transformers(resumed: tuple[OpdRun, str], summary: dict) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    export = resumed[0].run_dir / "export"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(export).eval(), AutoTokenizer.from_pretrained(export)
+    lines = (ARITHMETIC / "prompts" / "held-out.jsonl").read_text().splitlines()
+    records = [json.loads(line) for line in lines]
+    ids = torch.tensor([tokenizer.encode(record["prompt"]) for record in records])
+    with torch.no_grad():
+        out = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
+    answers = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
+    right = sum(answer.strip() == record["label"] for answer, record in zip(answers, records, strict=True))
+    assert right / len(records) == pytest.approx(summary["pass_at_1"]["after"], abs=0.003)
+
+
+def test_nothing_is_left_in_the_folder_that_only_the_run_needed(resumed: tuple[OpdRun, str]) -> None:
+    left = {path.name for path in resumed[0].run_dir.iterdir()}
+    assert left - {"tensorboard"} == {
+        "checkpoints",
+        "export",
+        "logs",
+        "metrics.jsonl",
+        "opdjob.yaml",
+        "plots",
+        "progress.json",
+        "summary.json",
+    }
