@@ -1,4 +1,4 @@
-"""What a Hugging Face folder says about itself without loading it: shapes, size, tokenizer fingerprint, digest of weights.
+"""What a Hugging Face folder says about itself without loading it: shapes, size, fingerprint of the tokenizer, digest.
 
 Reads config.json, the tokenizer and the headers of the safetensors files. Builds no model and needs no torch.
 """
@@ -13,7 +13,8 @@ from typing import Any
 from opd_api.documents import ModelSummary
 
 from .errors import UserError
-from .rollout.tokenizer import eos_ids
+from .rollout.tokenizer import eos_ids, load_tokenizer
+from .uris import weight_files
 
 DIGEST_BYTES = 4096
 """How much of each tensor enters the digest, at its start and at its end."""
@@ -23,17 +24,34 @@ TOKENIZER_PROBES: tuple[str, ...] = (
     *("a", "I", " the", "the", "The", "THE", "hello world", " Hello, world!", "don't", "naïve café", "ÆØÅ", "straße"),
     *("東京", "你好，世界", "안녕하세요", "שלום", "مرحبا", "नमस्ते", "Привет", "🙂", "👩‍🚀", "∑∫√∞", "→ ≤ ≠", "½ m²"),
     *(" ", "  ", "    ", "\n", "\n\n", "\t", "\r\n", " \n ", "a b", "a  b", "a\u00a0b", "\u200b"),
-    *("x = y[0] ** 2", "def f(x):\n    return x", "#include <stdio.h>", "{\"a\": [1, null]}", "</think>", "<|im_start|>user"),
-    *("\\frac{1}{2}", "$\\boxed{42}$", "https://example.org/a?b=c#d", "user@example.org", "/usr/bin/env", "--flag=value"),
+    *(
+        "x = y[0] ** 2",
+        "def f(x):\n    return x",
+        "#include <stdio.h>",
+        '{"a": [1, null]}',
+        "</think>",
+        "<|im_start|>user",
+    ),
+    *(
+        "\\frac{1}{2}",
+        "$\\boxed{42}$",
+        "https://example.org/a?b=c#d",
+        "user@example.org",
+        "/usr/bin/env",
+        "--flag=value",
+    ),
     *("internationalization", "aaaaaaaaaaaaaaaa", "qzxjkvw", "ABCdefGHI123"),
 )
 """Texts whose ids two equal tokenizers agree on: digits, cases, scripts, spaces, code, mathematics, rare letters."""
 
 
-def summarize(path: Path) -> ModelSummary:
-    """Raises UserError when config.json or tokenizer cannot be read or do not describe a decoder."""
+def summarize(path: Path, parameters: int | None = None) -> ModelSummary:
+    """Raises UserError when config.json or tokenizer cannot be read or do not describe a decoder.
+
+    `parameters` is their number where the folder is without weights.
+    """
     config = _read_config(path)
-    tokenizer = _load_tokenizer(path)
+    tokenizer = load_tokenizer(path)
     heads = config["num_attention_heads"]
     return ModelSummary(
         architecture=(config.get("architectures") or ["unknown"])[0],
@@ -47,7 +65,7 @@ def summarize(path: Path) -> ModelSummary:
         max_position_embeddings=config["max_position_embeddings"],
         tie_word_embeddings=config.get("tie_word_embeddings", False),
         dtype=config.get("dtype") or config.get("torch_dtype") or "float32",
-        parameter_count=parameter_count(path),
+        parameter_count=parameter_count(path) if parameters is None else parameters,
         tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
         eos_token_ids=eos_ids(path, tokenizer.eos_token_id),
     )
@@ -61,7 +79,7 @@ def parameter_count(path: Path) -> int:
 def tokenizer_fingerprint(tokenizer: Any) -> str:
     """Equal exactly when the same text becomes the same ids: vocabulary, special tokens, ids of 64 probes.
 
-    Which special token ends a text is left out: a base model and its instruct model differ in it and score each other well.
+    Which special token ends a text is left out: a base model and its instruct model differ in it, and score each other.
     """
     vocabulary = sorted(tokenizer.get_vocab().items(), key=lambda item: item[1])
     special = sorted((token_id, str(token)) for token_id, token in tokenizer.added_tokens_decoder.items())
@@ -101,7 +119,7 @@ class _Tensor:
 
 def _tensors(path: Path) -> Iterator[_Tensor]:
     """Header of a safetensors file: its length as 8 bytes little-endian, then JSON; data offsets count from its end."""
-    for file in sorted(path.glob("*.safetensors")):
+    for file in weight_files(path):
         with file.open("rb") as stream:
             length = int.from_bytes(stream.read(8), "little")
             try:
@@ -124,7 +142,14 @@ def _tensors(path: Path) -> Iterator[_Tensor]:
             )
 
 
-NEEDED = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "vocab_size", "max_position_embeddings")
+NEEDED = (
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "intermediate_size",
+    "vocab_size",
+    "max_position_embeddings",
+)
 
 
 def _read_config(path: Path) -> dict[str, Any]:
@@ -133,16 +158,11 @@ def _read_config(path: Path) -> dict[str, Any]:
         config = json.loads(file.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"cannot be read: {error}", path=str(file)) from error
-    missing = [name for name in NEEDED if not isinstance(config.get(name), int)]
+    if not isinstance(config, dict):
+        raise UserError("is no JSON object", path=str(file), hint="copy or download it again")
+    missing = [name for name in NEEDED if type(config.get(name)) is not int or config[name] < 1]
     if missing:
-        raise UserError(f"says nothing of {', '.join(missing)}", path=str(file), hint="a Qwen3 or Llama model is needed")
+        raise UserError(
+            f"says nothing of {', '.join(missing)}", path=str(file), hint="a Qwen3 or Llama model is needed"
+        )
     return config
-
-
-def _load_tokenizer(path: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    try:
-        return AutoTokenizer.from_pretrained(path, local_files_only=True)
-    except (OSError, ValueError) as error:
-        raise UserError(f"its tokenizer cannot be loaded: {error}", path=str(path)) from error

@@ -7,7 +7,8 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
@@ -16,7 +17,10 @@ from .errors import UserError
 
 VOLUMES_DIR = Path("runs/volumes")
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
-MODEL_PATTERNS = ["*.safetensors", "*.json", "*.jinja", "*.txt", "*.model"]
+INDEX_FILE = "model.safetensors.index.json"
+MODEL_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model"]
+"""Config and tokenizer; weights are WEIGHT_PATTERNS."""
+WEIGHT_PATTERNS = ["*.safetensors"]
 FORMS = "hf://ORG/NAME[@REVISION], hf://datasets/ORG/NAME[@REVISION][#SPLIT], s3://BUCKET/PREFIX, pvc://CLAIM/PATH, file:///PATH"
 
 
@@ -78,11 +82,14 @@ def _parse_hf(text: str, rest: str) -> Uri:
     )
 
 
-def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
-    """The local folder with config.json, tokenizer, safetensors; fetched if need be. UserError names what lacks."""
+def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path, *, weights: bool = True) -> Path:
+    """The local folder with config.json, tokenizer, safetensors; fetched if need be. UserError names what lacks.
+
+    Without `weights` those of the hub stay there.
+    """
     parsed = parse_uri(uri)
-    folder = _locate(parsed, volumes, cache_dir)
-    missing = missing_model_files(folder)
+    folder = _locate(parsed, volumes, cache_dir, weights=weights)
+    missing = missing_model_files(folder, weights=weights)
     if missing:
         raise UserError(
             f"{uri}: {folder} is no Hugging Face model: it lacks {', '.join(missing)}", hint=_place_hint(parsed)
@@ -126,25 +133,33 @@ def resolve_prompts(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> s
     return str(_locate(parsed, volumes, cache_dir))
 
 
-def missing_model_files(folder: Path) -> list[str]:
+def missing_model_files(folder: Path, *, weights: bool = True) -> list[str]:
     """What a Hugging Face model folder lacks, in words; empty when it is whole."""
     missing = [] if (folder / "config.json").is_file() else ["config.json"]
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         missing.append("a tokenizer (tokenizer.json)")
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        shards = set(json.loads(index.read_text())["weight_map"].values())
-        missing += sorted(shard for shard in shards if not (folder / shard).is_file())
-    elif not any(folder.glob("*.safetensors")):
-        missing.append("weights (*.safetensors)")
+    if weights:
+        files = weight_files(folder)
+        missing += [file.name for file in files if not file.is_file()] if files else ["weights (*.safetensors)"]
     return missing
 
 
-def _locate(uri: Uri, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
+def weight_files(folder: Path) -> list[Path]:
+    """The files that hold a model's tensors: those its index names, else every safetensors file."""
+    index = folder / INDEX_FILE
+    if not index.is_file():
+        return sorted(folder.glob("*.safetensors"))
+    try:
+        return [folder / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError("is no index of safetensors", path=str(index), hint="copy or download it again") from error
+
+
+def _locate(uri: Uri, volumes: Mapping[str, Path], cache_dir: Path, *, weights: bool = True) -> Path:
     """The file or folder on this machine; it exists."""
     match uri.scheme:
         case Scheme.HF_MODEL:
-            return _fetch_from_hub(uri, cache_dir)
+            return _fetch_from_hub(uri, cache_dir, MODEL_PATTERNS + WEIGHT_PATTERNS * weights)
         case Scheme.S3:
             return _fetch_from_s3(uri, cache_dir)
         case Scheme.PVC:
@@ -164,31 +179,54 @@ def _place_hint(uri: Uri) -> str:
     return "correct the URI, or put the files there"
 
 
-def _fetch_from_hub(uri: Uri, cache_dir: Path) -> Path:
-    from huggingface_hub import errors, snapshot_download
+def hub_parameter_count(uri: str) -> int | None:
+    """Numbers in the weights of `hf://…`, from their headers on the hub; None for any other place."""
+    from huggingface_hub import get_safetensors_metadata
+
+    parsed = parse_uri(uri)
+    if parsed.scheme is not Scheme.HF_MODEL:
+        return None
+    with _hub_errors(parsed):
+        return sum(get_safetensors_metadata(parsed.place, revision=parsed.revision).parameter_count.values())
+
+
+def _fetch_from_hub(uri: Uri, cache_dir: Path, patterns: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    with _hub_errors(uri):
+        folder = snapshot_download(
+            uri.place, revision=uri.revision, cache_dir=cache_dir / "hub", allow_patterns=patterns
+        )
+    return Path(folder)
+
+
+@contextmanager
+def _hub_errors(uri: Uri) -> Iterator[None]:
+    """What the hub's library raises, as a UserError that says what to do."""
+    import httpx
+    from huggingface_hub import errors
 
     try:
-        folder = snapshot_download(
-            uri.place, revision=uri.revision, cache_dir=cache_dir / "hub", allow_patterns=MODEL_PATTERNS
-        )
+        yield
     except errors.GatedRepoError as error:
         raise UserError(f"{uri.text} is gated", hint="accept its terms on the hub and set HF_TOKEN") from error
     except errors.RevisionNotFoundError as error:
         raise UserError(
             f"{uri.text}: no revision {uri.revision}", hint="a branch, tag or commit of the repository"
         ) from error
-    except errors.RepositoryNotFoundError as error:
+    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
         raise UserError(
             f"{uri.text}: the hub has no such model, or not for you",
             hint="check the name; a private one needs HF_TOKEN",
         ) from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
+    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
+        raise UserError(f"{uri.text} has no safetensors", hint="choose a model that has, or convert it") from error
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(
             f"{uri.text}: could not be fetched from the hub ({reason})",
             hint="check the network or HF_ENDPOINT; or download the model elsewhere and name it as file:/// or pvc://",
         ) from error
-    return Path(folder)
 
 
 def _fetch_from_s3(uri: Uri, cache_dir: Path) -> Path:
@@ -215,7 +253,10 @@ def _fetch_from_s3(uri: Uri, cache_dir: Path) -> Path:
             hint="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
         ) from error
     finally:
-        shutil.rmtree(part, ignore_errors=True)
+        if part.is_dir():
+            shutil.rmtree(part)
+        else:
+            part.unlink(missing_ok=True)
     return target
 
 

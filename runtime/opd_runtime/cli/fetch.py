@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from ..uris import Scheme, parse_uri, resolve_checkpoint, resolve_prompts
+from ..uris import Scheme, parse_uri, resolve_checkpoint, resolve_model, resolve_prompts
 from .models import Place, cache_dir, each, places_of, summaries
 from .options import Sets, Volumes, load, volumes_of
 
@@ -17,6 +17,10 @@ def fetch(
     summary: Annotated[
         bool, typer.Option("--summary", help="Print the models' shapes as JSON instead, by role or URI.")
     ] = False,
+    weights: Annotated[
+        bool,
+        typer.Option("--weights/--no-weights", help="Models of the hub: all of them, or config and tokenizer only."),
+    ] = True,
     sets: Sets = None,
     volumes: Volumes = None,
 ) -> None:
@@ -34,9 +38,11 @@ def fetch(
         if len(targets) > 1:
             raise typer.BadParameter("give one OPDJob, or URIs")
         places, claims = places_of(load(Path(targets[0]), sets)), volumes_of(volumes)
-    found = each(places, lambda place: _fetch(place, claims))
+    found = each(places, lambda place: _fetch(place, claims, weights))
     if summary:
-        shapes = {role: shape.model_dump(mode="json") for role, shape in summaries(places, claims).items()}
+        shapes = {
+            role: shape.model_dump(mode="json") for role, shape in summaries(places, claims, weights=weights).items()
+        }
         typer.echo(json.dumps(shapes, separators=(",", ":")))
         return
     for place, where in zip(places, found, strict=True):
@@ -50,8 +56,10 @@ def _place(uri: str) -> Place:
     return Place(path=uri, uri=uri, find=find, role="" if data else uri)
 
 
-def _fetch(place: Place, volumes: Mapping[str, Path]) -> str:
+def _fetch(place: Place, volumes: Mapping[str, Path], weights: bool) -> str:
     """Where it lies, in words."""
+    if place.role and not weights:
+        return str(resolve_model(place.uri, volumes, cache_dir(), weights=False))
     found = str(place.find(place.uri, volumes, cache_dir()))
     if not found.startswith("hf://"):
         return found

@@ -10,7 +10,7 @@ from opd_api.errors import InvalidJob, Problem
 from opd_api.spec import OPDJob
 
 from ..errors import UserError
-from ..uris import resolve_checkpoint, resolve_model, resolve_prompts
+from ..uris import hub_parameter_count, resolve_checkpoint, resolve_model, resolve_prompts
 
 type Find = Callable[[str, Mapping[str, Path], Path], Path | str]
 
@@ -60,13 +60,19 @@ def each[T](places: Iterable[Place], do: Callable[[Place], T]) -> list[T]:
     return done
 
 
-def summaries(places: Iterable[Place], volumes: Mapping[str, Path]) -> dict[str, ModelSummary]:
-    """The models among `places` by role; raises InvalidJob for all that cannot be read."""
+def summaries(places: Iterable[Place], volumes: Mapping[str, Path], *, weights: bool = True) -> dict[str, ModelSummary]:
+    """The models among `places` by role; raises InvalidJob for all that cannot be read.
+
+    Without `weights` those of the hub are not fetched: their headers are read there.
+    """
     from ..model_summary import summarize
 
+    def summary(place: Place) -> ModelSummary:
+        folder = resolve_model(place.uri, volumes, cache_dir(), weights=weights)
+        return summarize(folder, None if weights else hub_parameter_count(place.uri))
+
     models = [place for place in places if place.role]
-    shapes = each(models, lambda place: summarize(resolve_model(place.uri, volumes, cache_dir())))
-    return {place.role: shape for place, shape in zip(models, shapes, strict=True)}
+    return {place.role: shape for place, shape in zip(models, each(models, summary), strict=True)}
 
 
 def cache_dir() -> Path:

@@ -23,9 +23,7 @@ class PromptTokenizer:
 
     def __init__(self, path: Path, *, apply_chat_template: bool) -> None:
         """Raises UserError when a chat template is asked for and the tokenizer has none."""
-        from transformers import AutoTokenizer
-
-        self._tokenizer = AutoTokenizer.from_pretrained(path, local_files_only=True)
+        self._tokenizer = load_tokenizer(path)
         self._chat = apply_chat_template
         config = json.loads((path / "config.json").read_text())
         self.vocab_size = int(config["vocab_size"])
@@ -59,6 +57,21 @@ class PromptTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a response, special tokens left out."""
         return self._tokenizer.decode(list(ids), skip_special_tokens=True)
+
+
+def load_tokenizer(path: Path) -> Any:
+    """The folder's tokenizer, from its files alone. Raises UserError when they make none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(path, local_files_only=True)
+    except Exception as error:  # the library raises KeyError, ValueError, OSError and bare Exception for broken files
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"its tokenizer cannot be loaded: {type(error).__name__}: {reason}",
+            path=str(path),
+            hint="copy or download tokenizer.json and tokenizer_config.json again",
+        ) from error
 
 
 def eos_ids(path: Path, tokenizer_eos: int | None) -> tuple[int, ...]:

@@ -3,6 +3,7 @@
 import json
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import huggingface_hub
 import pytest
@@ -10,7 +11,15 @@ from huggingface_hub.errors import LocalEntryNotFoundError
 
 from opd_runtime import uris
 from opd_runtime.errors import UserError
-from opd_runtime.uris import Scheme, Uri, parse_uri, resolve_checkpoint, resolve_model, resolve_prompts
+from opd_runtime.uris import (
+    Scheme,
+    Uri,
+    hub_parameter_count,
+    parse_uri,
+    resolve_checkpoint,
+    resolve_model,
+    resolve_prompts,
+)
 
 
 @pytest.mark.parametrize(
@@ -113,6 +122,13 @@ def test_a_sharded_model_without_one_of_its_shards_names_it(model, tmp_path):
         resolve_model(f"file://{model}", {}, tmp_path)
 
 
+@pytest.mark.parametrize("content", ["not json", "[]", '{"weight_map": 1}'])
+def test_an_index_that_is_none_is_named(model, tmp_path, content):
+    (model / "model.safetensors.index.json").write_text(content)
+    with pytest.raises(UserError, match=r"index.json: is no index of safetensors\nhint: "):
+        resolve_model(f"file://{model}", {}, tmp_path)
+
+
 def make_checkpoint(root: Path, tracker: str | None, *iterations: str) -> str:
     for name in ("", *iterations):
         (root / name).mkdir(exist_ok=True, parents=True)
@@ -164,6 +180,24 @@ def test_a_hub_model_is_fetched_at_its_revision_into_the_cache(model, tmp_path, 
     )
     assert resolve_model("hf://o/n@v1", {}, tmp_path) == model
     assert (asked["repo"], asked["revision"], asked["cache_dir"]) == ("o/n", "v1", tmp_path / "hub")
+
+
+def test_without_weights_a_hub_model_is_config_and_tokenizer(model, tmp_path, monkeypatch):
+    asked = {}
+    (model / "model.safetensors").unlink()
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda repo, **kw: asked.update(kw) or str(model))
+    assert resolve_model("hf://o/n", {}, tmp_path, weights=False) == model
+    assert "*.safetensors" not in asked["allow_patterns"]
+    with pytest.raises(UserError, match="lacks weights"):
+        resolve_model("hf://o/n", {}, tmp_path)
+    assert "*.safetensors" in asked["allow_patterns"]
+
+
+def test_parameters_of_a_hub_model_are_counted_there(monkeypatch):
+    metadata = SimpleNamespace(parameter_count={"BF16": 7, "F32": 2})
+    monkeypatch.setattr(huggingface_hub, "get_safetensors_metadata", lambda repo, **_: metadata)
+    assert hub_parameter_count("hf://o/n") == 9
+    assert hub_parameter_count("file:///o/n") is None
 
 
 def test_a_hub_out_of_reach_is_one_clear_error(tmp_path, monkeypatch):
