@@ -1,8 +1,82 @@
-"""What every test may use."""
+"""What every test may use, and `--test-report FILE`: the outcome of a whole session as a page."""
+
+import os
+import platform
+from collections import Counter, defaultdict
+from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
+
+ROOMS = 2
+"""Folders below tests/ that make a row: `unit/api`, `runtime/run`."""
 
 
 @pytest.fixture(scope="session")
 def anyio_backend() -> str:
     return "asyncio"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--test-report", type=Path, help="write outcomes, seconds and recorded figures to this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if path := config.getoption("--test-report"):
+        config.pluginmanager.register(Report(path), "test-report")
+
+
+class Report:
+    """Collects what the session's tests say; figures are what they gave to `record_property`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
+        self.seconds: Counter[str] = Counter()
+        self.figures: list[tuple[str, str, object]] = []
+        self.skipped: Counter[str] = Counter()
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        room = "/".join(Path(report.nodeid.partition("::")[0]).parts[1 : 1 + ROOMS])
+        self.seconds[room] += report.duration
+        if report.when == "call" or report.outcome != "passed":
+            self.outcomes[room][report.outcome] += 1
+        if report.skipped and isinstance(report.longrepr, tuple):
+            self.skipped[report.longrepr[2]] += 1
+        if report.when == "teardown":
+            test = report.nodeid.rpartition("::")[2]
+            self.figures += [(test, name, value) for name, value in report.user_properties]
+
+    def pytest_sessionfinish(self) -> None:
+        self.path.write_text("\n".join(self._lines()) + "\n")
+
+    def _lines(self) -> list[str]:
+        when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
+        rows = [
+            f"| {room} | {counts['passed']} | {counts['failed']} | {counts['skipped']} | {self.seconds[room]:.0f} |"
+            for room, counts in sorted(self.outcomes.items())
+        ]
+        reasons = [f"* {count} skipped: {reason}" for reason, count in self.skipped.items()]
+        figures = [f"| {test} | {name} | {_text(value)} |" for test, name, value in self.figures]
+        return [
+            "# Test report",
+            "",
+            f"Written by `make test-full` on {when}; {where}.",
+            "",
+            "| tests | passed | failed | skipped | seconds |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            *reasons,
+            "",
+            "## Figures",
+            "",
+            "| test | figure | value |",
+            "|---|---|---|",
+            *figures,
+        ]
+
+
+def _text(value: object) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -48,13 +48,12 @@ def _series(records: Sequence[StepRecord], name: str) -> tuple[list[int], list[f
 
 
 def _draw_reverse_kl(ax: "Axes", records: Sequence[StepRecord]) -> None:
-    ax.set_title("Reverse KL to the teacher (nats/token)", loc="left")
+    ax.set_title("Reverse KL to the teacher (nats/token, mean of a step)", loc="left")
     steps, means = _series(records, "opd/reverse_kl")
     if not means:
         _say_nothing(ax)
         return
-    ax.plot(*_series(records, "opd/reverse_kl_p95"), color=_BLUE, alpha=0.35, linewidth=1, label="95th percentile")
-    ax.plot(steps, means, color=_BLUE, linewidth=1.8, label="mean")
+    ax.plot(steps, means, color=_BLUE, linewidth=1.8)
     # An estimate near zero can be negative, which a logarithm cannot show.
     if min(means) > 0:
         ax.set_yscale("log")
@@ -64,7 +63,6 @@ def _draw_reverse_kl(ax: "Axes", records: Sequence[StepRecord]) -> None:
     ax.annotate(
         f"{means[-1]:.3g}", (steps[-1], means[-1]), xytext=(-6, 8), textcoords="offset points", color=_BLUE, ha="right"
     )
-    ax.legend(frameon=False, fontsize=9)
 
 
 def _draw_pass_at_1(ax: "Axes", records: Sequence[StepRecord]) -> None:
