@@ -31,7 +31,9 @@ METRICS: Mapping[str, Metric] = {
     "opd/reverse_kl_q4": Metric(_NATS, "Mean over the last quarter of every response."),
     "opd/clamped_share": Metric("", "Share of tokens whose term distillation.maxLogRatio has cut."),
     "opd/kl_coef": Metric("", "Coefficient of the OPD term in this step."),
-    "reward/mean": Metric("", "Mean task reward of the valid samples as it enters the advantage, after post-processing and weight."),
+    "reward/mean": Metric(
+        "", "Mean task reward of the valid samples as it enters the advantage, after post-processing and weight."
+    ),
     "reward/raw": Metric("", "Mean verdict of the verifier, whatever its weight; the REWARD column."),
     "policy/loss": Metric("", "Loss that was minimised, mean over the step's updates."),
     "policy/clip_frac": Metric("", "Share of tokens where the clip decided."),

@@ -188,14 +188,16 @@ class Reporter:
             self._guard("console", lambda: say(console))
 
     def _guard(self, sink: str, act: Callable[[], None]) -> None:
-        """Runs `act`; the first failure of a sink is logged and its last."""
+        """Runs `act`; the first failure of a sink is said and its last."""
         if sink in self._silenced:
             return
         try:
             act()
         except Exception as error:
             self._silenced.add(sink)
-            _log.warning("%s failed and is off for the rest of the run: %s: %s", sink, type(error).__name__, error)
+            message = f"{sink} failed and is off for the rest of the run: {type(error).__name__}: {error}"
+            _log.warning(message)
+            self.note(message)
 
 
 def _first_progress(job: OPDJob, attempt: int) -> Progress:
