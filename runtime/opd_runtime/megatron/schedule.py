@@ -11,6 +11,5 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
         return optimizer.lr * (step + 1) / optimizer.warmup_steps
     if optimizer.schedule == "Constant":
         return optimizer.lr
-    progress = (step - optimizer.warmup_steps) / max(steps - optimizer.warmup_steps, 1)
-    left = 1 - progress if optimizer.schedule == "Linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return optimizer.lr * max(left, 0.0)
+    progress = min((step - optimizer.warmup_steps) / max(steps - optimizer.warmup_steps, 1), 1.0)
+    return optimizer.lr * (1 - progress if optimizer.schedule == "Linear" else 0.5 * (1 + math.cos(math.pi * progress)))

@@ -1,0 +1,3 @@
+"""The pure parts of the trainer need no Megatron."""
+
+from trainer_fixtures import make_batch, make_config  # noqa: F401
