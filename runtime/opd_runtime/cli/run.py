@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from .models import cache_dir
 from ..errors import EngineUnavailable, TeacherUnavailable, TrainerLost, WeightSyncFailed
+from .models import cache_dir
 from .options import Sets, Volumes, load, volumes_of
 
 
