@@ -114,7 +114,6 @@ def load_latest(root: Path, model, optimizer, *, identity: str) -> tuple[int, di
             path=str(root),
             hint="choose another job name or run folder, or start over with --fresh",
         )
-    _prime_adam(optimizer)
     content = _load(folder, _sharded_state(model, optimizer, 0, loading=True))
     model.load_state_dict(content["model"])
     optimizer.load_state_dict(content["optimizer"])
@@ -207,6 +206,7 @@ def _metadata() -> dict[str, Any]:
 
 
 def _sharded_state(model, optimizer, step: int, *, loading: bool) -> dict[str, Any]:
+    _prime_adam(optimizer)
     state = {"iteration": step, "checkpoint_version": 3.0, "model": model.sharded_state_dict(metadata=_metadata())}
     state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=loading, metadata=_metadata())
     return state
@@ -251,7 +251,7 @@ def _inner_optimizers(optimizer):
 
 
 def _prime_adam(optimizer) -> None:
-    """torch's AdamW has no state before its first step, and Megatron's distributed optimizer cannot load into none."""
+    """torch's AdamW has no state before its first step; Megatron's distributed optimizer cannot save or load none."""
     for adam in _inner_optimizers(optimizer):
         if isinstance(adam, torch.optim.Adam | torch.optim.AdamW) and not adam.state:
             for parameter in (p for group in adam.param_groups for p in group["params"]):

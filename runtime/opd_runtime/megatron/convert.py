@@ -34,12 +34,15 @@ class HFWeights(Mapping[str, Tensor]):
         files = sorted(path.glob("*.safetensors"))
         if not files:
             raise UserError("has no *.safetensors", path=str(path), hint="save the model with save_pretrained")
+        self.path = path
         self._file_of: dict[str, Any] = {}
         for file in files:
             handle = safe_open(file, framework="pt")
             self._file_of.update(dict.fromkeys(handle.keys(), handle))
 
     def __getitem__(self, name: str) -> Tensor:
+        if name not in self._file_of:
+            raise UserError(f"has no tensor {name!r}", path=str(self.path), hint="its config.json and weights differ")
         return self._file_of[name].get_tensor(name)
 
     def __iter__(self) -> Iterator[str]:

@@ -23,15 +23,15 @@ GRACE_SECONDS = 5
 
 
 class Ranks:
-    """Up to two rank processes. One that fails to answer is killed, and its successor starts with the next call."""
+    """Rank processes, two at most. When one fails to answer all are killed; successors start with the next call."""
 
-    def __init__(self, log_dir: Path) -> None:
+    def __init__(self, log_dir: Path, count: int = 2) -> None:
         self.log_dir = log_dir
         self._processes: list[tuple[subprocess.Popen[bytes], Connection]] = []
-        self._start(2)
+        self._start(count)
 
     def run(self, function: Callable[..., Any], *arguments: Any, world_size: int = 1) -> list[Any]:
-        """function(*arguments) of a test file in each of `world_size` ranks; their results, or the first one's error."""
+        """function(*arguments) of a test file in each of `world_size` ranks: their results, or the first error."""
         return self._call(function, None, arguments, world_size)
 
     def train(self, function: Callable[..., Any], cfg: TrainConfig, *arguments: Any) -> Any:
@@ -84,7 +84,7 @@ class Ranks:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"OMP_NUM_THREADS": "1"},
+                    env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 )
             theirs.close()
             self._processes.append((process, ours))
@@ -100,6 +100,14 @@ class Ranks:
 @pytest.fixture(scope="session", autouse=True)
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     pool = Ranks(tmp_path_factory.mktemp("ranks"))
+    yield pool
+    pool.close()
+
+
+@pytest.fixture(scope="session")
+def unthreaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
+    """A rank process that never trains itself: it has imported Megatron, started no thread yet, and can be forked."""
+    pool = Ranks(tmp_path_factory.mktemp("unthreaded"), count=1)
     yield pool
     pool.close()
 

@@ -1,12 +1,13 @@
-"""A process that is one rank. Megatron on CPU needs patches of torch that hold for the whole process: not pytest's own.
+"""A process that is one rank. Megatron on CPU needs patches of torch that hold for a whole process: not pytest's own.
 
-Runs functions of test files: each request is (environment, file, function name, configuration or None, arguments). With a
-configuration the function's first argument is a Trainer built from it.
+Runs functions of test files: each request is (environment, file, function name, configuration or None, arguments).
+With a configuration the function's first argument is a Trainer built from it.
 """
 
 import importlib.util
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -35,7 +36,7 @@ def main() -> None:
                 trainer.close()
         except Exception as error:
             _leave_groups()
-            error.add_note(f"in rank {environment['RANK']}")
+            error.add_note(f"in rank {environment['RANK']}:\n{''.join(traceback.format_tb(error.__traceback__))}")
             requests.send((False, error))
         else:
             requests.send((True, answer))
