@@ -7,7 +7,7 @@ import asyncio
 import math
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 from typing import Any
 
@@ -72,6 +72,7 @@ class ProbeReport:
 
 HINTS: Mapping[str, str] = {
     "TeacherStarting": "wait until its /health answers 200; teachers[].sglang.startupTimeoutSeconds bounds the wait",
+    "TeacherUnavailable": "start it, correct the URL, or raise teachers[].sglang.startupTimeoutSeconds",
     "LogprobsUnavailable": "an SGLang server with /generate and input log-probs is needed; try `opd probe URL`",
     "UniformLogprobs": "its weights were not loaded (a dummy load format?), or the vocabulary is another",
     "SameAsStudent": "there is nothing to learn from it: check teachers[].model or sglang.endpoint",
@@ -130,8 +131,11 @@ async def probe_when_ready(endpoint: str, *, startup_timeout_seconds: float, **q
     deadline = time.monotonic() + startup_timeout_seconds
     while True:
         report = await probe(endpoint, **questions)
-        if report.reason != "TeacherStarting" or time.monotonic() > deadline:
+        if report.reason != "TeacherStarting":
             return report
+        if time.monotonic() > deadline:
+            [check] = report.checks
+            return _report(endpoint, [replace(check, reason="TeacherUnavailable")])
         await asyncio.sleep(POLL_SECONDS)
 
 

@@ -48,11 +48,17 @@ class OpdRun:
         self.seen |= {process.pid: process for process in found}
         return found
 
-    def find(self, *words: str) -> psutil.Process:
-        """The one process under this run whose command line has all of `words`."""
-        found = [process for process in self.descendants() if all(word in command_line(process) for word in words)]
+    def find(self, words: str) -> psutil.Process:
+        """The one process under this run whose command line has `words`."""
+        found = [process for process in self.descendants() if words in command_line(process)]
         assert len(found) == 1, [command_line(process) for process in found]
         return found[0]
+
+    def server(self, model: str) -> psutil.Process:
+        """The SGLang server of the model folder `model`, not the guardian above it."""
+        servers = [p for p in self.descendants() if "cpu_launch.py" in command_line(p)]
+        [found] = [p for p in servers if "guardian.py" not in command_line(p) and f"/{model} " in command_line(p)]
+        return found
 
     def signal(self, number: signal.Signals) -> None:
         """To the whole foreground group, as a terminal does."""

@@ -16,7 +16,7 @@ def finished(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> O
     run_dir = tmp_path_factory.mktemp("megatron") / "arithmetic"
     run = start_run(ARITHMETIC / "opdjob-megatron-teacher.yaml", run_dir)
     run.wait_for_step(20)
-    run.find("cpu_launch.py", "--model-path").kill()
+    run.server("student").kill()
     run.wait_for_step(40)
     run.descendants()
     code, output = run.end()

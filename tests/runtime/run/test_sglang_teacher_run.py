@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from opd_api.documents import Progress
+
 from .conftest import ARITHMETIC, STEPS, OpdRun, StartRun
 
 pytestmark = pytest.mark.timeout(1200)
@@ -65,9 +67,10 @@ def test_the_last_words_say_what_changed_and_where_everything_lies(resumed: tupl
 
 
 def test_progress_says_succeeded_and_where_the_student_is(resumed: tuple[OpdRun, str]) -> None:
-    progress = resumed[0].progress()
-    assert (progress["phase"], progress["step"]) == ("Succeeded", STEPS)
-    assert progress["checkpoint"]["exportUri"] == (resumed[0].run_dir / "export").as_uri()
+    progress = Progress.model_validate(resumed[0].progress())
+    assert (progress.phase, progress.step) == ("Succeeded", STEPS)
+    assert progress.checkpoint is not None
+    assert progress.checkpoint.export_uri == (resumed[0].run_dir / "export").as_uri()
 
 
 def test_the_exported_student_scores_the_same_in_transformers(resumed: tuple[OpdRun, str], summary: dict) -> None:

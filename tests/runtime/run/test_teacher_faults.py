@@ -82,7 +82,7 @@ def test_a_teacher_that_answers_garbage_never_trains_a_student(
 def test_a_teacher_server_that_dies_is_started_again_and_training_goes_on(start_run: StartRun, tmp_path: Path) -> None:
     run = start_run(ARITHMETIC / "opdjob.yaml", tmp_path / "run", steps=30)
     run.wait_for_step(5)
-    run.find("cpu_launch.py", "models/teacher").kill()
+    run.server("teacher").kill()
     code, output = run.end()
     assert code == 0, output
     assert "teacher server 0 died" in output

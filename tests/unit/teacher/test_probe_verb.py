@@ -120,4 +120,4 @@ def test_a_teacher_that_never_starts_is_reported_after_the_timeout(fake, unused_
     report = asyncio.run(
         probe_when_ready(unused_tcp_port_url, startup_timeout_seconds=0.0, probe_ids=[1, 2, 3], vocab_size=50)
     )
-    assert report.reason == "TeacherStarting"
+    assert report.reason == "TeacherUnavailable"
