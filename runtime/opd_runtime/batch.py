@@ -1,4 +1,4 @@
-"""One step's samples as flat arrays: what travels from the driver to the trainers. Knows no text, no prompts file, no Ray.
+"""One step's samples as flat arrays: what travels from the driver to the trainers. Knows no text and no Ray.
 
 Shapes: B samples in the step, P_b prompt and T_b response tokens of sample b, N = sum(T_b), S = sum(P_b + T_b).
 NumPy, because Ray's object store hands NumPy arrays to every trainer without a copy.

@@ -1,7 +1,7 @@
 """The one frozen configuration a run reads: an OPDJob with its places resolved. All validation of a job ends here.
 
-Sub-documents of the contract (rollout, algorithm, …) are used as they are: frozen, defaults filled in. What the contract
-leaves open until a machine is known (folders, precision, world size, which teacher) is decided here, once.
+Sub-documents of the contract (rollout, algorithm, …) are used as they are: frozen, defaults filled in. What it leaves
+open until a machine is known (folders, precision, world size, which teacher) is decided here, once.
 """
 
 from dataclasses import dataclass

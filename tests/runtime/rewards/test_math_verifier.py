@@ -99,7 +99,8 @@ def stuck_worker(monkeypatch, tmp_path):
     """A worker that says it is ready and then ignores everything, SIGTERM too."""
     script = tmp_path / "stuck.py"
     script.write_text(
-        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\nprint('ready', flush=True)\ntime.sleep(600)\n"
+        "import signal, time\nsignal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
+        "print('ready', flush=True)\ntime.sleep(600)\n"
     )
     monkeypatch.setattr("opd_runtime.rollout.rewards.math_verifier.WORKER", script)
 
