@@ -8,7 +8,7 @@ import shutil
 from pathlib import Path
 
 HERE = Path(__file__).parent
-EXAMPLES = ("arithmetic",)
+EXAMPLES = ("arithmetic", "reasoning")
 PARTS = ("models", "prompts")
 
 

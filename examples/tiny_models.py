@@ -5,6 +5,7 @@ Runs on one CPU thread and is seeded, so that the models in git can be made agai
 
 import math
 import random
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +42,11 @@ class Course:
     seed: int
 
 
-def character_tokenizer(alphabet: str) -> PreTrainedTokenizerFast:
-    """One token a character; what is not in the alphabet becomes <unk>."""
-    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *alphabet])}
+def character_tokenizer(alphabet: str, phrases: Sequence[str] = ()) -> PreTrainedTokenizerFast:
+    """One token a character, and one for each of `phrases`; what is neither becomes <unk>."""
+    vocabulary = {token: i for i, token in enumerate([PAD, EOS, UNKNOWN, *alphabet, *phrases])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token=UNKNOWN))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(r"[\s\S]"), "isolated")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex("|".join([*map(re.escape, phrases), r"[\s\S]"])), "isolated")
     tokenizer.decoder = decoders.Fuse()
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
