@@ -50,11 +50,13 @@ fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## CRD and reference pages from api/
+generate: setup ## CRD and reference pages, from the code
 	$(BIN)/python -m opd_api.generate
+	$(BIN)/python -m opd_runtime.cli.reference
 
-verify: setup ## generated files are in step with api/
+verify: setup ## generated files are in step with the code
 	$(BIN)/python -m opd_api.generate --check
+	$(BIN)/python -m opd_runtime.cli.reference --check
 
 bench: setup ## the comparisons of bench/, ratios in one run
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/bench.txt
