@@ -1,5 +1,6 @@
 """`opd run`: an OPDJob on this machine, from its YAML to an exported student."""
 
+import asyncio
 import os
 import secrets
 from pathlib import Path
@@ -41,6 +42,8 @@ def run(
     )
     try:
         completed = run_job(job, places, resume=resume, fresh=fresh)
+    except asyncio.CancelledError:  # Ctrl-C before training began, or a second one
+        completed = False
     except (EngineUnavailable, TeacherUnavailable, TrainerLost, WeightSyncFailed) as error:
         error.add_note("hint: run it again with --resume; it goes on from the newest checkpoint")
         raise

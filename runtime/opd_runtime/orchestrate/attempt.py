@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from ..rollout.data import PromptStream, held_out_prompts
 from ..rollout.engine import EngineClient
 from ..rollout.engine_pool import EnginePool
 from ..rollout.generate import RolloutGenerator
-from ..rollout.rewards import build_eval_rewarder, build_rewarder
+from ..rollout.rewards import Rewarder, build_eval_rewarder, build_rewarder
 from ..rollout.rewards.rewarder import NEEDS_LABEL
+from ..rollout.sample import Prompt
 from ..rollout.tokenizer import PromptTokenizer
+from ..teacher.scorer import TeacherScorer
 from .actors import ServerSpec
 from .evaluate import Evaluator
 from .loop import Run, evaluate_student, train
@@ -29,15 +32,41 @@ from .teacher_servers import TeacherServers, probe_batch
 ENGINE_STARTUP_TIMEOUT_SECONDS = 1800.0
 
 
-async def run_attempt(
-    cfg: TrainConfig, reporter: Reporter, stop: asyncio.Event, *, resume: bool, started: float
-) -> bool:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """What a run reads of the user's, all of it checked: a bad prompt or hook is found before anything starts."""
+
+    cfg: TrainConfig
+    tokenizer: PromptTokenizer
+    stream: PromptStream
+    held_out: list[Prompt]
+    rewarder: Rewarder
+    eval_rewarder: Rewarder
+
+
+def read_inputs(cfg: TrainConfig) -> Inputs:
+    """Raises UserError naming file and line, or the hook."""
+    tokenizer = PromptTokenizer(cfg.student_path, apply_chat_template=cfg.data.apply_chat_template)
+    limit, needs_label = cfg.rollout.max_prompt_tokens, cfg.reward.type in NEEDS_LABEL
+    judged_by_label = needs_label or cfg.reward.type == "None"
+    return Inputs(
+        cfg=cfg,
+        tokenizer=tokenizer,
+        stream=PromptStream(cfg.prompts, tokenizer, cfg.data, limit, cfg.seed, needs_label=needs_label),
+        held_out=held_out_prompts(cfg.eval_prompts, tokenizer, cfg.data, limit, needs_label=judged_by_label),
+        rewarder=build_rewarder(cfg.reward, args=cfg),
+        eval_rewarder=build_eval_rewarder(cfg.reward, args=cfg),
+    )
+
+
+async def run_attempt(inputs: Inputs, reporter: Reporter, stop: asyncio.Event, *, resume: bool, started: float) -> bool:
     """True when the job is complete, False after a stop. Raises what ended the attempt.
 
     `started`: when the attempt began, by time.monotonic; its seconds count from there.
     """
+    cfg = inputs.cfg
     teacher = TeacherServers(cfg, cfg.teacher) if isinstance(cfg.teacher, SGLangTeacher) else None
-    async with _started(cfg, reporter, stop, teacher, resume) as run:
+    async with _started(inputs, reporter, stop, teacher, resume) as run:
         run.state.seconds += time.monotonic() - started
         await _before_training(run, teacher)
         work = _train_and_export(run)
@@ -83,22 +112,14 @@ def _finish(run: Run, completed: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def _started(
-    cfg: TrainConfig, reporter: Reporter, stop: asyncio.Event, teacher: TeacherServers | None, resume: bool
+    inputs: Inputs, reporter: Reporter, stop: asyncio.Event, teacher: TeacherServers | None, resume: bool
 ) -> AsyncIterator[Run]:
     """Every part, started side by side; all of it is gone when the block ends."""
-    tokenizer = PromptTokenizer(cfg.student_path, apply_chat_template=cfg.data.apply_chat_template)
-    needs_label = cfg.reward.type in NEEDS_LABEL
-    limit = cfg.rollout.max_prompt_tokens
-    stream = PromptStream(cfg.prompts, tokenizer, cfg.data, limit, cfg.seed, needs_label=needs_label)
-    held_out = held_out_prompts(
-        cfg.eval_prompts, tokenizer, cfg.data, limit, needs_label=needs_label or cfg.reward.type == "None"
-    )
+    cfg = inputs.cfg
     trainers, engines = Trainers(cfg), Servers(_engine_spec(cfg), ENGINE_RESOURCE, ENGINE_STARTUP_TIMEOUT_SECONDS)
     async with contextlib.AsyncExitStack() as stack:
-        rewarder = build_rewarder(cfg.reward, args=cfg)
-        stack.push_async_callback(rewarder.close)
-        eval_rewarder = build_eval_rewarder(cfg.reward, args=cfg)
-        stack.push_async_callback(eval_rewarder.close)
+        stack.push_async_callback(inputs.rewarder.close)
+        stack.push_async_callback(inputs.eval_rewarder.close)
         stack.callback(trainers.kill)
         stack.push_async_callback(engines.stop)
         if teacher:
@@ -107,23 +128,18 @@ async def _started(
         resumed = await _start_all(trainers, engines, teacher, resume=resume)
         state = _state(cfg, resumed)
         if state.cursor:
-            stream.restore(state.cursor)
+            inputs.stream.restore(state.cursor)
         if teacher and state.step == 0:  # a trained student may have become its teacher
-            await _teacher_is_another(cfg, teacher, trainers)
+            await _teacher_is_another(teacher, trainers)
         reporter.teacher_ready(len(teacher.urls) if teacher else len(trainers.actors))
         weights = Weights(cfg, trainers, engines)
         scorer = teacher.scorer() if teacher else None
         if scorer:
             stack.push_async_callback(scorer.close)
-        clients = [EngineClient(url, vocab_size=tokenizer.vocab_size) for url in engines.urls]
-        pool = EnginePool(clients, weights.recover)
-        generator = RolloutGenerator(
-            pool, tokenizer=tokenizer, rollout=cfg.rollout, rewarder=rewarder, scorer=scorer, hook_args=cfg
-        )
+        generator = _generator(inputs, engines, weights, scorer)
         stack.push_async_callback(generator.close)
-        rollouts = Rollouts(
-            stream, generator, batch_size=cfg.rollout.batch_size, ahead=cfg.rollout.max_staleness_steps > 0
-        )
+        ahead = cfg.rollout.max_staleness_steps > 0
+        rollouts = Rollouts(inputs.stream, generator, batch_size=cfg.rollout.batch_size, ahead=ahead)
         stack.push_async_callback(rollouts.close)
         yield Run(
             cfg=cfg,
@@ -131,11 +147,23 @@ async def _started(
             weights=weights,
             rollouts=rollouts,
             scorer=scorer,
-            evaluator=Evaluator(cfg, held_out, eval_rewarder, generator),
+            evaluator=Evaluator(cfg, inputs.held_out, inputs.eval_rewarder, generator),
             reporter=reporter,
             state=state,
             stop=stop,
         )
+
+
+def _generator(inputs: Inputs, engines: Servers, weights: Weights, scorer: TeacherScorer | None) -> RolloutGenerator:
+    clients = [EngineClient(url, vocab_size=inputs.tokenizer.vocab_size) for url in engines.urls]
+    return RolloutGenerator(
+        EnginePool(clients, weights.recover),
+        tokenizer=inputs.tokenizer,
+        rollout=inputs.cfg.rollout,
+        rewarder=inputs.rewarder,
+        scorer=scorer,
+        hook_args=inputs.cfg,
+    )
 
 
 def _what_starts(teacher: TeacherServers | None) -> str:
@@ -157,7 +185,7 @@ async def _start_all(trainers: Trainers, engines: Servers, teacher: TeacherServe
     return (await together([*parts, teacher.start()] if teacher else parts))[0]
 
 
-async def _teacher_is_another(cfg: TrainConfig, teacher: TeacherServers, trainers: Trainers) -> None:
+async def _teacher_is_another(teacher: TeacherServers, trainers: Trainers) -> None:
     """A teacher known by its URL alone may be the student. Folders have been compared before anything started."""
     if teacher.teacher.model_path is None:
         await teacher.prove(list(await trainers.logprobs(probe_batch(teacher.questions))))

@@ -18,7 +18,8 @@ from opd_api.spec import OPDJob
 from ..config import SGLangTeacher, TrainConfig
 from ..errors import UserError
 from ..report.reporter import Reporter
-from .attempt import run_attempt
+from .attempt import Inputs, read_inputs, run_attempt
+from .machine import this_machine
 from .placement import ENGINE_RESOURCE, TEACHER_RESOURCE, TRAINER_RESOURCE
 from .resolve import Places, resolve
 
@@ -29,17 +30,18 @@ RUN_MARK = "opdjob.yaml"
 def run_job(job: OPDJob, places: Places, *, resume: bool, fresh: bool) -> bool:
     """True when the job is complete, False after Ctrl-C and a save. Raises what ended it; takes everything down."""
     started = time.monotonic()
-    cfg = resolve(job, places)
+    cfg = resolve(job, places, machine=this_machine())
+    inputs = read_inputs(cfg)
     with run_folder(job, cfg.run_dir, resume=resume, fresh=fresh), Reporter(cfg.run_dir, job) as reporter:
         reporter.phase("starting Ray")
         with embedded_ray(cfg):
-            return asyncio.run(_attempt(cfg, reporter, resume, started))
+            return asyncio.run(_attempt(inputs, reporter, resume, started))
 
 
-async def _attempt(cfg: TrainConfig, reporter: Reporter, resume: bool, started: float) -> bool:
+async def _attempt(inputs: Inputs, reporter: Reporter, resume: bool, started: float) -> bool:
     stop = asyncio.Event()
     with stop_on_signal(stop, reporter):
-        return await run_attempt(cfg, reporter, stop, resume=resume, started=started)
+        return await run_attempt(inputs, reporter, stop, resume=resume, started=started)
 
 
 @contextlib.contextmanager

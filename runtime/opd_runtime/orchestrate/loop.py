@@ -49,6 +49,8 @@ async def train(run: Run) -> bool:
         metrics = result.metrics | rollout_metrics(rollout.collected, run.rollouts.stream.dropped)
         if run.scorer is not None:
             metrics |= teacher_metrics(rollout.collected, run.scorer.take_stats())
+        if rollout.collected.degraded:
+            run.reporter.note(f"step {step + 1}: the teacher did not score {rollout.collected.unscored} samples")
         stopping = run.stop.is_set()
         last = step + 1 == cfg.steps
         if _due(step + 1, cfg.evaluation.every_steps, last):

@@ -20,6 +20,7 @@ from ..config import MegatronTeacher, PromptSource, SGLangTeacher, TrainConfig
 from ..errors import UserError
 from ..model_summary import summarize, weights_digest
 from ..uris import resolve_checkpoint, resolve_model, resolve_prompts
+from .machine import Machine, machine_problems
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,8 +34,8 @@ class Places:
     """Where `hf://` and `s3://` models are fetched to."""
 
 
-def resolve(job: OPDJob, places: Places, *, attempt: int = 1) -> TrainConfig:
-    """Raises InvalidJob with every problem at once: missing files, models that do not fit each other, no GPU."""
+def resolve(job: OPDJob, places: Places, *, machine: Machine | None = None, attempt: int = 1) -> TrainConfig:
+    """Raises InvalidJob with every problem at once: missing files, models that do not fit each other or `machine`."""
     spec, problems = job.spec, []
 
     def found(path: str, find: Callable[..., Any], uri: str) -> Any:
@@ -54,7 +55,6 @@ def resolve(job: OPDJob, places: Places, *, attempt: int = 1) -> TrainConfig:
     teacher = _teacher(spec.teachers[0], found, problems)
     prompts = _prompts("data.prompts", spec.data.prompts, found)
     eval_prompts = _prompts("evaluation.prompts", spec.evaluation.prompts, found)
-    problems += _device_problems(spec.device)
     if problems or student_path is None:
         raise InvalidJob(problems)
 
@@ -64,6 +64,8 @@ def resolve(job: OPDJob, places: Places, *, attempt: int = 1) -> TrainConfig:
     if reference_path is not None:
         summaries["reference"] = summarize(reference_path)
     problems += check_models(job, summaries)
+    if machine is not None:
+        problems += machine_problems(job, summaries, machine)
     problems += _same_weights(student_path, spec.student.load, teacher)
     if problems:
         raise InvalidJob(problems)
@@ -130,22 +132,6 @@ def _prompts(path: str, sources: tuple[PromptSourceSpec, ...], found) -> tuple[P
         PromptSource(uri=source.uri, path=place or "", weight=source.weight)
         for source, place in zip(sources, located, strict=True)
     )
-
-
-def _device_problems(device: str) -> list[Problem]:
-    if device == "CPU":
-        return []
-    import torch
-
-    if torch.cuda.is_available():
-        return []
-    return [
-        Problem(
-            path="spec.device",
-            message="CUDA, but PyTorch sees no GPU on this machine.",
-            hint="set device: CPU (tiny models only), or run where nvidia-smi lists a GPU",
-        )
-    ]
 
 
 def _same_weights(student: Path, student_load: str, teacher: SGLangTeacher | MegatronTeacher) -> list[Problem]:
