@@ -16,7 +16,7 @@ from opd_api.load import dump_job
 from opd_api.spec import OPDJob
 
 from ..config import SGLangTeacher, TrainConfig
-from ..errors import UserError
+from ..errors import EngineUnavailable, UserError
 from ..report.reporter import Reporter
 from .attempt import Inputs, read_inputs, run_attempt
 from .machine import this_machine
@@ -75,19 +75,23 @@ def embedded_ray(cfg: TrainConfig) -> Iterator[None]:
 
     Ray's processes share this process's fate, also under `kill -9`; what they start is bound to them the same way.
     """
-    ray.init(
-        num_cpus=1,
-        resources={
-            TRAINER_RESOURCE: cfg.student.trainers.replicas,
-            ENGINE_RESOURCE: cfg.rollout.engines.replicas,
-            TEACHER_RESOURCE: cfg.teacher.replicas if isinstance(cfg.teacher, SGLangTeacher) else 0,
-        },
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.WARNING,
-        object_store_memory=256 * 2**20,
-        _node_ip_address="127.0.0.1",
-    )
+    try:
+        ray.init(
+            num_cpus=1,
+            resources={
+                TRAINER_RESOURCE: cfg.student.trainers.replicas,
+                ENGINE_RESOURCE: cfg.rollout.engines.replicas,
+                TEACHER_RESOURCE: cfg.teacher.replicas if isinstance(cfg.teacher, SGLangTeacher) else 0,
+            },
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.WARNING,
+            object_store_memory=256 * 2**20,
+            _node_ip_address="127.0.0.1",
+        )
+    except Exception as error:  # Ray raises bare exceptions when its processes do not come up in its own time limit
+        hint = "is the machine overloaded, or out of memory? Ray's logs are in its session folder below /tmp/ray"
+        raise EngineUnavailable(f"Ray did not start: {error}\nhint: {hint}") from error
     try:
         yield
     finally:
