@@ -128,7 +128,7 @@ class Rollout(Contract):
     max_staleness_steps: Annotated[int, Field(ge=0, le=1)] = 0
     """1: step t+1 is generated while step t trains, and importance correction is on."""
     weight_sync: Literal["Auto", "Distributed", "Tensor", "Disk"] = "Auto"
-    """How new weights reach the engines. Auto: Distributed (NCCL on CUDA, gloo on CPU). Tensor: over HTTP. Disk: a shared folder."""
+    """How new weights reach the engines: process group (Auto: NCCL on CUDA, gloo on CPU), HTTP, or shared folder."""
     function: Hook = ""
     """Own generate function, a dotted path: `async def generate(args, prompt, engine, **kw) -> Sample`."""
     filter: Hook = ""
