@@ -51,7 +51,7 @@ def _metrics() -> Iterator[str]:
 
 def _verbs() -> Iterator[str]:
     _register()
-    for verb in ("", *(command.name or "" for command in app.registered_commands)):
+    for verb in ("", *dict.fromkeys(command.name or "" for command in app.registered_commands)):
         result = CliRunner().invoke(app, [*verb.split(), "--help"], prog_name="opd", env={"COLUMNS": "80"})
         yield f"## {f'opd {verb}'.strip()}\n\n```\n{result.output.strip()}\n```\n"
 
