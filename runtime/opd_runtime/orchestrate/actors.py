@@ -1,7 +1,6 @@
 """The two kinds of Ray process of a job: a trainer rank and the keeper of an SGLang server."""
 
 import os
-import socket
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,14 +26,16 @@ class TrainerActor:
         self._engines: tuple[str, tuple[str, ...]] = ("", ())
 
     def rendezvous(self) -> tuple[str, int]:
-        """Address and free port for torch.distributed; asked of rank 0 only."""
-        host = _node_address()
-        with socket.socket() as probe:
-            probe.bind((host, 0))
-            return host, probe.getsockname()[1]
+        """Where the ranks find each other. Asked of rank 0 only, which listens from here on: nobody takes the port."""
+        from torch.distributed import TCPStore
+
+        self._store = TCPStore(_node_address(), 0, is_master=True, wait_for_workers=False)
+        return self._store.host, self._store.port
 
     def build(self, cfg: TrainConfig, host: str, port: int, resume: bool) -> tuple[int, dict[str, Any]] | None:
         """The model(s); with `resume` the newest complete checkpoint: its step and the driver's state."""
+        # torch's words for "the store is there already": rank 0 must not open it again.
+        os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
         from ..megatron.trainer import Trainer
 

@@ -66,7 +66,7 @@ def machine_problems(job: OPDJob, models: Mapping[str, ModelSummary], machine: M
         yield Problem(
             path="spec",
             message=f"trainers, engines and teacher need {_gib(host)} of memory, {_gib(machine.host_bytes)} are free.",
-            hint="`opd render` shows what takes it; lower replicas, maxTokensPerGPU or the models' size",
+            hint="`opd render --models` shows what takes it; lower replicas, maxTokensPerGPU or the models' size",
         )
 
 

@@ -1,6 +1,7 @@
 """The arithmetic example with the teacher in the trainer; its engine is killed in the middle, and the step goes on."""
 
 import json
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def test_ctrl_c_saves_stops_and_resumes(start_run: StartRun, tmp_path: Path) -> 
     job = ARITHMETIC / "opdjob-megatron-teacher.yaml"
     run = start_run(job, tmp_path / "run", steps=100000, **options)
     run.wait_for_step(3)
-    run.signal(2)
+    run.signal(signal.SIGINT)
     code, output = run.end()
     run.all_gone()
     assert code == 130, output
@@ -75,6 +76,17 @@ def test_ctrl_c_saves_stops_and_resumes(start_run: StartRun, tmp_path: Path) -> 
         next((tmp_path / "run" / "checkpoints").glob(f"*{stopped_at + 2}/driver_state.json")).read_text()
     )
     assert state["state"]["cursor"]["index"] == 16 * (stopped_at + 2)
+
+
+def test_ctrl_c_before_training_ends_at_once_and_leaves_nothing(start_run: StartRun, tmp_path: Path) -> None:
+    run = start_run(ARITHMETIC / "opdjob-megatron-teacher.yaml", tmp_path / "run")
+    wait_until(lambda: (run.run_dir / "logs" / "engine-0.log").exists(), "the engine to start", run)
+    run.signal(signal.SIGINT)
+    code, output = run.end()
+    run.all_gone()
+    assert code == 130, output
+    assert "Traceback" not in output
+    assert run.progress()["phase"] == "Stopped"
 
 
 @pytest.mark.full

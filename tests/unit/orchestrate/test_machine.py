@@ -69,7 +69,7 @@ def test_a_trainer_larger_than_its_gpu_is_refused_in_numbers() -> None:
 def test_too_little_memory_on_a_cpu_machine_is_refused_in_numbers(host_gib: int) -> None:
     machine = Machine(gpus=0, gpu_bytes=0, host_bytes=host_gib * GIB)
     [problem] = problems(machine, "device=CPU")
-    assert f"{host_gib}.0 GiB are free" in problem and "opd render" in problem
+    assert f"{host_gib}.0 GiB are free" in problem and "opd render --models" in problem
 
 
 def test_this_machine_has_memory() -> None:
