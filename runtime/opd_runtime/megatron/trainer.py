@@ -6,6 +6,7 @@ split and no statistic depends on the parallel layout.
 Shapes: B samples of the step, N response tokens packed, [b, s] a padded micro-batch with n response tokens.
 """
 
+import gc
 import os
 import shutil
 import time
@@ -48,6 +49,7 @@ class Trainer:
 
     def __init__(self, cfg: TrainConfig) -> None:
         self.cfg = cfg
+        gc.freeze()  # imported modules stay for good: collections, which Megatron asks for when it saves, skip them
         init_distributed(cfg)
         self.rank = dist.get_rank()
         self.device = torch.device("cuda", torch.cuda.current_device()) if cfg.device == "cuda" else torch.device("cpu")
@@ -300,6 +302,10 @@ class Trainer:
         dist.barrier()
 
     def close(self) -> None:
+        """Leaves the groups; memory is free once the trainer is forgotten."""
+        # Gradient hooks (in C++) hold the model, it its configuration, that the optimizer, and it the hooked gradients:
+        # a ring that Python's collector cannot see whole.
+        self.ddp.config.grad_scale_func = None
         parallel_state.destroy_model_parallel()
         dist.destroy_process_group()
 

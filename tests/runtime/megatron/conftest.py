@@ -25,10 +25,10 @@ GRACE_SECONDS = 5
 class Ranks:
     """Rank processes, two at most. When one fails to answer all are killed; successors start with the next call."""
 
-    def __init__(self, log_dir: Path, count: int = 2) -> None:
+    def __init__(self, log_dir: Path) -> None:
         self.log_dir = log_dir
         self._processes: list[tuple[subprocess.Popen[bytes], Connection]] = []
-        self._start(count)
+        self._start(2)
 
     def run(self, function: Callable[..., Any], *arguments: Any, world_size: int = 1) -> list[Any]:
         """function(*arguments) of a test file in each of `world_size` ranks: their results, or the first error."""
@@ -100,14 +100,6 @@ class Ranks:
 @pytest.fixture(scope="session", autouse=True)
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     pool = Ranks(tmp_path_factory.mktemp("ranks"))
-    yield pool
-    pool.close()
-
-
-@pytest.fixture(scope="session")
-def unthreaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
-    """A rank process that never trains itself: it has imported Megatron, started no thread yet, and can be forked."""
-    pool = Ranks(tmp_path_factory.mktemp("unthreaded"), count=1)
     yield pool
     pool.close()
 

@@ -18,28 +18,43 @@ _modules: dict[str, Any] = {}
 
 def main() -> None:
     requests = Connection(int(sys.argv[1]))
-    from opd_runtime.megatron.trainer import Trainer
+    # What every child needs; transformers imports an architecture when it is named.
+    from transformers import AutoConfig
+
+    import opd_runtime.megatron.trainer  # noqa: F401
+
+    for family in ("llama", "qwen3"):
+        AutoConfig.for_model(family)
 
     while True:
         try:
             environment, file, name, cfg, arguments = requests.recv()
         except EOFError:
             return
-        os.environ.update(environment)
-        try:
-            function = _function(file, name)
-            if cfg is None:
-                answer = function(*arguments)
-            else:
-                trainer = Trainer(cfg)
-                answer = function(trainer, *arguments)
-                trainer.close()
-        except Exception as error:
-            _leave_groups()
-            error.add_note(f"in rank {environment['RANK']}:\n{''.join(traceback.format_tb(error.__traceback__))}")
-            requests.send((False, error))
-        else:
-            requests.send((True, answer))
+        function = _function(file, name)
+        # Every trainer's process groups keep their threads until the process ends: one child for each.
+        if (child := os.fork()) == 0:
+            requests.send(_answer(environment, function, cfg, arguments))
+            os._exit(0)
+        if os.waitpid(child, 0)[1] != 0:
+            return
+
+
+def _answer(environment: dict[str, str], function: Callable[..., Any], cfg: Any, arguments: tuple[Any, ...]) -> Any:
+    """(True, what the function returns), or (False, what it raised)."""
+    from opd_runtime.megatron.trainer import Trainer
+
+    os.environ.update(environment)
+    try:
+        if cfg is None:
+            return True, function(*arguments)
+        trainer = Trainer(cfg)
+        result = function(trainer, *arguments)
+        trainer.close()
+        return True, result
+    except Exception as error:
+        error.add_note(f"in rank {environment['RANK']}:\n{''.join(traceback.format_tb(error.__traceback__))}")
+        return False, error
 
 
 def _function(file: str, name: str) -> Callable[..., Any]:
@@ -48,15 +63,6 @@ def _function(file: str, name: str) -> Callable[..., Any]:
         _modules[file] = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(_modules[file])
     return getattr(_modules[file], name)
-
-
-def _leave_groups() -> None:
-    import torch.distributed as dist
-    from megatron.core import parallel_state
-
-    parallel_state.destroy_model_parallel()
-    if dist.is_initialized():
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -172,13 +173,11 @@ MOST_TELLING = ("with all but the driver's state written", "while the older one 
 @pytest.mark.parametrize(
     "point", [pytest.param(p, marks=() if p in MOST_TELLING else pytest.mark.full) for p in POINTS]
 )
-def test_killed_while_saving_the_newest_complete_checkpoint_loads(
-    point, tiny_model, make_config, batches, ranks, unthreaded
-):
+def test_killed_while_saving_the_newest_complete_checkpoint_loads(point, tiny_model, make_config, batches, ranks):
     """kill -9 by the process itself, at a point of its second save; then the run goes on and saves that step again."""
     complete, newest = POINTS[point]
     cfg = make_config(tiny_model(), checkpoint=Checkpoint(keep=1 if point == "while the older one is removed" else 2))
-    assert unthreaded.run(die_while_saving, cfg, batches[:2], point)[0] == signal.SIGKILL
+    assert ranks.run(die_while_saving, cfg, batches[:2], point)[0] == signal.SIGKILL
     assert ranks.run(complete_steps, cfg.checkpoint_dir)[0] == complete
     assert ranks.train(load_latest, cfg) == (newest, {"step": newest})
     ranks.train(save_each_step, cfg, batches[:2])
@@ -234,6 +233,8 @@ def die_while_saving(cfg, batches, point):
     if not child:
         try:
             _save_until(cfg, batches, point)
+        except Exception:
+            traceback.print_exc()
         finally:
             os._exit(0)
     return os.WTERMSIG(os.waitpid(child, 0)[1])
