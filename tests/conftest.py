@@ -7,6 +7,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# A noisy machine is no bug: an example may take as long as it takes.
+settings.register_profile("opd", deadline=None)
+settings.load_profile("opd")
 
 ROOMS = 2
 """Folders below tests/ that make a row: `unit/api`, `runtime/run`."""
