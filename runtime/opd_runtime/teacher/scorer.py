@@ -89,7 +89,10 @@ class TeacherScorer:
 
         Raises TeacherUnavailable when the teacher does not answer within the deadline, or refuses the key.
         """
-        futures = [self._enqueue(pair) for pair in pairs]
+        # Equal pairs travel once: of short answers to one prompt most are the same.
+        keys = [(tuple(prompt_ids), tuple(response_ids)) for prompt_ids, response_ids in pairs]
+        asked = {key: self._enqueue(key) for key in dict.fromkeys(keys)}
+        futures = [asked[key] for key in keys]
         try:
             results = await asyncio.gather(*futures)
         finally:

@@ -44,6 +44,15 @@ def test_last_id_of_the_vocabulary_may_be_echoed_as_zero(fake):
     assert score(fake, fake.Teacher(), [((1,), (last, 3))]) == [[fake.honest_logprob(last), fake.honest_logprob(3)]]
 
 
+def test_equal_pairs_are_asked_once_and_all_answered(fake):
+    teacher = fake.Teacher()
+    scores = score(fake, teacher, [PAIRS[0], PAIRS[1], PAIRS[0], PAIRS[0]])
+    want = [[fake.honest_logprob(i) for i in response] for _, response in PAIRS[:2]]
+    assert scores == [want[0], want[1], want[0], want[0]]
+    [request] = teacher.requests
+    assert len(request["input_ids"]) == 2
+
+
 def test_response_of_zero_tokens_is_scored_without_asking(fake):
     teacher = fake.Teacher()
     assert score(fake, teacher, [((1, 2), ())]) == [[]]
@@ -221,7 +230,7 @@ def test_what_waits_while_the_server_is_busy_travels_together(fake):
 
 def test_tokens_in_flight_stay_bounded(fake):
     teacher = fake.Teacher()
-    score(fake, teacher, [((1, 2, 3), (4,))] * 100, max_tokens_in_flight=40)
+    score(fake, teacher, [((1, 2, n // 10), (n % 10,)) for n in range(100)], max_tokens_in_flight=40)
     assert max(len(request["input_ids"]) for request in teacher.requests) == 10
     assert sum(len(request["input_ids"]) for request in teacher.requests) == 100
 
