@@ -21,8 +21,8 @@ $(VENV)/.ready: requirements/requirements.lock requirements/sglang.txt pyproject
 	@command -v $(UV) >/dev/null || { python3 -m venv .cache/uv && .cache/uv/bin/pip install -q uv; }
 	@test -x $(BIN)/python || $(UV) venv -q $(VENV)
 	@echo "setup: installing the pinned environment into $(VENV) (about 6 GB the first time)"
-	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/requirements.lock
-	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/sglang.txt
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r requirements/requirements.lock
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r requirements/sglang.txt
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 

@@ -12,16 +12,16 @@ from . import cpu
 
 cpu.install()
 
-import torch  # noqa: E402 - Megatron's imports read what the CPU layer replaces
-import torch.distributed as dist  # noqa: E402
-from megatron.core import dist_checkpointing, parallel_state, tensor_parallel  # noqa: E402
-from megatron.core.models.gpt import GPTModel  # noqa: E402
-from transformers import PretrainedConfig  # noqa: E402
+import torch
+import torch.distributed as dist
+from megatron.core import dist_checkpointing, parallel_state, tensor_parallel
+from megatron.core.models.gpt import GPTModel
+from transformers import PretrainedConfig
 
-from ..errors import UserError  # noqa: E402
-from .checkpoint import EMBEDDING, find_iteration, load_model_weights, save_model_weights  # noqa: E402
-from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards  # noqa: E402
-from .model import build_model, megatron_config, read_hf_config  # noqa: E402
+from ..errors import UserError
+from .checkpoint import EMBEDDING, find_iteration, load_model_weights, save_model_weights
+from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards
+from .model import build_model, megatron_config, read_hf_config
 
 
 def hf_to_megatron(source: Path, destination: Path) -> torch.dtype:

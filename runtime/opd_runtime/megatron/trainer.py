@@ -19,25 +19,25 @@ from . import cpu
 
 cpu.install()
 
-import numpy as np  # noqa: E402 - Megatron's imports read what the CPU layer replaces
-import torch  # noqa: E402
-import torch.distributed as dist  # noqa: E402
-from megatron.core import parallel_state, tensor_parallel  # noqa: E402
-from megatron.core.pipeline_parallel import get_forward_backward_func  # noqa: E402
-from torch import Tensor  # noqa: E402
+import numpy as np
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state, tensor_parallel
+from megatron.core.pipeline_parallel import get_forward_backward_func
+from torch import Tensor
 
-from ..batch import Batch, StepResult  # noqa: E402
-from ..config import MegatronTeacher, TrainConfig  # noqa: E402
-from ..errors import UserError  # noqa: E402
-from . import checkpoint  # noqa: E402
-from .batching import MicroBatch, Packer, update_split  # noqa: E402
-from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards  # noqa: E402
-from .logprobs import token_logprobs  # noqa: E402
-from .model import build_model, megatron_config, read_hf_config  # noqa: E402
-from .objective import Advantages, advantages, update_loss  # noqa: E402
-from .optimizer import set_rates, wrap  # noqa: E402
-from .schedule import learning_rate  # noqa: E402
-from .teacher import FrozenModel  # noqa: E402
+from ..batch import Batch, StepResult
+from ..config import MegatronTeacher, TrainConfig
+from ..errors import UserError
+from . import checkpoint
+from .batching import MicroBatch, Packer, update_split
+from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards
+from .logprobs import token_logprobs
+from .model import build_model, megatron_config, read_hf_config
+from .objective import Advantages, advantages, update_loss
+from .optimizer import set_rates, wrap
+from .schedule import learning_rate
+from .teacher import FrozenModel
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
 GREEDY_ROWS = 256
