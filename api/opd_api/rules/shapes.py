@@ -75,6 +75,7 @@ def tensor_parallelism_divides_the_trainers_models(job: OPDJob, models: Models) 
             ("attention heads", model.num_heads),
             ("key-value heads", model.num_kv_heads),
             ("feed-forward columns", model.ffn_hidden_size),
+            ("vocabulary rows", model.vocab_size),
         ):
             if count % tensor:
                 yield Problem(

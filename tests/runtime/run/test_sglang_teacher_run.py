@@ -19,12 +19,12 @@ def resumed(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> tu
     first = start_run(ARITHMETIC / "opdjob.yaml", run_dir, checkpoint__everySteps=20)
     first.wait_for_step(30)
     first.kill()
-    first.all_gone()
     second = start_run(ARITHMETIC / "opdjob.yaml", run_dir, "--resume", checkpoint__everySteps=20)
     second.wait_for_step(60)
     second.descendants()
     code, output = second.end()
     assert code == 0, output
+    first.all_gone()
     second.all_gone()
     return second, output
 
