@@ -93,7 +93,8 @@ def parts(cfg: TrainConfig, teacher_path: Path, engine: str, teacher: str) -> di
     for sample, answer in zip(samples, generated, strict=True):
         sample.response_ids = answer["output_ids"]
         sample.response = tokenizer.decode(sample.response_ids)
-    scores = request_body([(sample.prompt.token_ids, sample.response_ids) for sample in samples])
+    # Equal sequences have equal scores: one of each is what cannot be avoided.
+    scores = request_body(list({(sample.prompt.token_ids, tuple(sample.response_ids)): None for sample in samples}))
     score_body = orjson.dumps(scores)
     answers = _post(f"{engine}/generate", generate_body), _post(f"{teacher}/generate", score_body)
     rewarder = build_rewarder(cfg.reward)

@@ -2,7 +2,7 @@
 
     python bench/trl.py [--rounds 2] [--peer-threads 1]
 
-Every round runs TRL, our two modes, and TRL again, so that what else the machine does falls on all of them. A process
+Every round runs TRL, ours, and TRL again, so that what else the machine does falls on all of them. A process
 of ours has one thread, and so has TRL's.
 """
 
@@ -19,7 +19,13 @@ from results import Row, compared, report
 
 GOAL = 3.0
 PROMPTS = ARITHMETIC / "prompts" / "train.jsonl"
-MODES = ("SGLang", "Megatron")
+VARIANTS = {
+    "SGLang teacher": ("SGLang", 0),
+    "Megatron teacher": ("Megatron", 0),
+    "SGLang teacher, one step ahead": ("SGLang", 1),
+    "Megatron teacher, one step ahead": ("Megatron", 1),
+}
+"""Teacher mode and rollout.maxStalenessSteps: 0 is as on-policy as TRL, 1 samples while the step before trains."""
 UNIT = "response tokens/s"
 
 
@@ -40,14 +46,16 @@ class Case:
 CASES = (Case(tokens=4, samples=256, steps=40, warm_up=5), Case(tokens=256, samples=32, steps=12, warm_up=3))
 
 
-def ours(case: Case, mode: str) -> list[Step]:
+def ours(case: Case, variant: str) -> list[Step]:
+    mode, staleness = VARIANTS[variant]
     rollout = {
         "batchSize": case.samples,
         "samplesPerPrompt": 1,
         "maxPromptTokens": 8,
         "maxResponseTokens": case.tokens,
+        "maxStalenessSteps": staleness,
     }
-    name = f"trl-{case.tokens}-{mode.lower()}"
+    name = f"trl-{case.tokens}-{mode.lower()}-{staleness}"
     document = job(name, mode=mode, prompts=PROMPTS, rollout=rollout, steps=case.steps)
     return run(document, endless())[case.warm_up :]
 
@@ -68,11 +76,11 @@ def main() -> None:
     rows: list[Row] = []
     for case in CASES:
         theirs: list[Step] = []
-        runs: dict[str, list[Step]] = {mode: [] for mode in MODES}
+        runs: dict[str, list[Step]] = {variant: [] for variant in VARIANTS}
         for _ in range(options.rounds):
             theirs += peers(case, options.peer_threads)
-            for mode in MODES:
-                runs[mode] += ours(case, mode)
+            for variant in VARIANTS:
+                runs[variant] += ours(case, variant)
             theirs += peers(case, options.peer_threads)
         rows += compare(case, runs, theirs)
     report("trl", rows, peer="TRL")
@@ -82,16 +90,17 @@ def compare(case: Case, runs: Mapping[str, Sequence[Step]], peer: Sequence[Step]
     """Tokens a second, then the seconds of a step by what they go into."""
     peer_rate = typical(peer, "tokens") / typical(peer, "seconds")
     rows = [
-        compared(f"{case.name}, {mode} teacher", _rate(runs[mode]), peer_rate, unit=UNIT, goal=GOAL) for mode in MODES
+        compared(f"{case.name}, {variant}", _rate(steps), peer_rate, unit=UNIT, goal=GOAL)
+        for variant, steps in runs.items()
     ]
     generate, teacher, whole = (typical(peer, name) for name in ("generate", "teacher", "seconds"))
     theirs = {"generate": generate, "teacher": teacher, "update": whole - generate - teacher, "step": whole}
-    for mode in MODES:
-        split = seconds(runs[mode])
+    for variant, steps in runs.items():
+        split = seconds(steps)
         mine = {"generate": split["rollout"], "teacher": split["score"], "update": split["logprobs"] + split["update"]}
         pairs = {**mine, "sync": split["sync"], "driver": split["driver"], "step": split["step"]}
         for part, value in pairs.items():
-            what = f"{case.name}, {mode} teacher: {part}"
+            what = f"{case.name}, {variant}: {part}"
             unit = "s/step"
             rows.append(
                 compared(what, value, theirs[part], unit=unit)

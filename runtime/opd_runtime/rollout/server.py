@@ -7,6 +7,7 @@ process that started it, whatever kills that (`guardian.py`).
 import contextlib
 import json
 import os
+import random
 import re
 import shutil
 import signal
@@ -30,6 +31,10 @@ CUDA_GRACE_SECONDS = 20.0
 """SGLang's own drain takes 5 s and more; on CUDA it returns memory in order, on a CPU there is nothing to return."""
 POLL_SECONDS = 0.1
 LOG_LINES_SHOWN = 8
+PORTS = range(20_000, 32_768)
+"""Below those of outgoing connections, one of which could take a port between the choice and SGLang's own bind."""
+CANNOT_BIND = "error while attempting to bind on address"
+"""SGLang lives on after its HTTP server said this."""
 
 # A launcher's rank and address would send SGLang's own torch.distributed to the trainers.
 FOREIGN_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH")
@@ -180,7 +185,8 @@ class SGLangServer:
         restarts_left = 1 if self._chooses_port else 0
         while not self._answers():
             waited = time.monotonic() - started
-            if not self.alive():
+            if not self.alive() or CANNOT_BIND in self._log():
+                self.stop(0)
                 if restarts_left and "port" in _cause(self._log(), self._status()):
                     restarts_left -= 1
                     self.start()
@@ -262,5 +268,8 @@ def _cause(log: str, status: int) -> str:
 def free_port(host: str) -> int:
     """Free at the moment: another process may still take it first."""
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET) as probe:
-        probe.bind((host, 0))
+        for port in [*random.sample(PORTS, 100), 0]:
+            with contextlib.suppress(OSError):
+                probe.bind((host, port))
+                break
         return int(probe.getsockname()[1])

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -12,7 +13,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from opd_runtime.errors import UserError
+from opd_runtime.errors import EngineUnavailable, UserError
+from opd_runtime.rollout import server as server_module
 from opd_runtime.rollout.server import SGLangServer
 
 
@@ -44,6 +46,42 @@ def test_a_model_without_weights_is_named_as_the_cause(tiny_model, tmp_path):
             server.wait_ready(120)
     finally:
         server.stop()
+
+
+def test_a_port_in_use_is_named_as_the_cause(tiny_model, tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        server = SGLangServer(
+            tiny_model,
+            device="cpu",
+            bf16=False,
+            memory_fraction=0.8,
+            log_path=tmp_path / "server.log",
+            port=other.getsockname()[1],
+        )
+        server.start()
+        try:
+            with pytest.raises(EngineUnavailable, match="port in use"):
+                server.wait_ready(120)
+            assert not server.alive()
+        finally:
+            server.stop()
+
+
+@pytest.mark.full
+def test_a_port_that_was_taken_meanwhile_is_chosen_anew(tiny_model, tmp_path, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        free = server_module.free_port("127.0.0.1")
+        choices = iter([other.getsockname()[1], free])
+        monkeypatch.setattr(server_module, "free_port", lambda host: next(choices))
+        server = SGLangServer(
+            tiny_model, device="cpu", bf16=False, memory_fraction=0.8, log_path=tmp_path / "server.log"
+        )
+        server.start()
+        try:
+            server.wait_ready(240)
+            assert server.port == free
+        finally:
+            server.stop()
 
 
 @pytest.mark.full
