@@ -63,5 +63,5 @@ bench: setup ## the comparisons of bench/, ratios in one run
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/trl.py
 
-clean: ## remove the environment, caches and runs
-	rm -rf $(VENV) .cache runs .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+clean: ## remove the environment and caches; runs/ stays
+	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

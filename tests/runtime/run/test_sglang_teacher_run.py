@@ -1,6 +1,8 @@
 """The arithmetic example with an SGLang teacher; its driver is killed in the middle and the job resumed."""
 
 import json
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -87,6 +89,13 @@ def test_the_exported_student_scores_the_same_in_transformers(resumed: tuple[Opd
     answers = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     right = sum(answer.strip() == record["label"] for answer, record in zip(answers, records, strict=True))
     assert right / len(records) == pytest.approx(summary["pass_at_1"]["after"], abs=0.003)
+
+
+def test_the_exported_student_scores_the_same_in_sglang(resumed: tuple[OpdRun, str], summary: dict) -> None:
+    argv = [sys.executable, "-m", "opd_runtime.cli", "eval", str(ARITHMETIC / "opdjob.yaml"), "--json"]
+    places = [f"--run-dir={resumed[0].run_dir}", f"--volume=opd-examples={ARITHMETIC.parent}"]
+    done = subprocess.run([*argv, *places], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout)["pass_at_1"] == summary["pass_at_1"]["after"]
 
 
 def test_nothing_is_left_in_the_folder_that_only_the_run_needed(resumed: tuple[OpdRun, str]) -> None:
