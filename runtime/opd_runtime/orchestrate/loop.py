@@ -42,6 +42,7 @@ async def train(run: Run) -> bool:
         result = await run.trainers.train_step(rollout.batch, step)
         clock.lap("train")
         await run.rollouts.settle()
+        clock.lap("rollout")
         sync = await run.weights.sync()
         clock.lap("sync")
         reverse_kl = result.metrics.get("opd/reverse_kl")
@@ -99,14 +100,14 @@ def kl_coef(cfg: TrainConfig, state: RunState, step: int) -> float:
 
 @dataclass(slots=True)
 class Clock:
-    """Wall seconds between laps, by name."""
+    """Wall seconds between laps, summed by name."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     _last: float = field(default_factory=time.perf_counter)
 
     def lap(self, name: str) -> None:
         now_ = time.perf_counter()
-        self.seconds[name] = now_ - self._last
+        self.seconds[name] = self.seconds.get(name, 0.0) + now_ - self._last
         self._last = now_
 
 
