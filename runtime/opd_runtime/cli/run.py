@@ -59,3 +59,5 @@ def _ray_environment() -> None:
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     }
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    # Ray's default of 15 lets any other work on the machine starve trainers and servers.
+    os.environ.setdefault("RAY_worker_niceness", "0")
