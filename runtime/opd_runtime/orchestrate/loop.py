@@ -34,8 +34,8 @@ class Run:
 async def train(run: Run) -> bool:
     """Steps until `cfg.steps` or a stop request. True when the job is complete."""
     cfg, state = run.cfg, run.state
+    clock = Clock()
     for step in range(state.step, cfg.steps):
-        clock = Clock()
         state.kl_coef = kl_coef(cfg, state, step)
         rollout = await run.rollouts.collect(state.kl_coef, last=step + 1 == cfg.steps)
         clock.lap("rollout")
@@ -57,14 +57,16 @@ async def train(run: Run) -> bool:
         if _due(step + 1, cfg.evaluation.every_steps, last):
             metrics |= await evaluate_student(run)
             clock.lap("eval")
-        if stopping or _due(step + 1, cfg.checkpoint.every_steps, last):
-            await save(run)
-            clock.lap("save")
         state.seconds += sum(clock.seconds.values())
         metrics |= time_metrics(rollout.collected, clock.seconds, result.seconds)
         run.reporter.step(
             StepRecord(step=step + 1, total_steps=cfg.steps, metrics=metrics, weight_version=sync.version, time=now())
         )
+        clock = Clock()
+        # After the record: a run killed in between does the step again, and no record is ever missing.
+        if stopping or _due(step + 1, cfg.checkpoint.every_steps, last):
+            await save(run)
+            clock.lap("save")
         if stopping:
             return last
     return True

@@ -58,7 +58,7 @@ METRICS: Mapping[str, Metric] = {
     "time/logprobs": Metric(_S, "The student's log-probs in the trainer, before the update."),
     "time/update": Metric(_S, "Forward, backward, optimizer."),
     "time/sync": Metric(_S, "New weights into the engines, with their proof."),
-    "time/save": Metric(_S, "Checkpoint."),
+    "time/save": Metric(_S, "Checkpoint of the step before."),
     "time/eval": Metric(_S, "Evaluation."),
     "tokens/prompt": Metric("tokens", "Prompt tokens of the step."),
     "tokens/response": Metric("tokens", "Response tokens of the step."),
