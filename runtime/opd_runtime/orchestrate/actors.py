@@ -163,6 +163,8 @@ def _log_to(path: Path) -> None:
 
 
 def _node_address() -> str:
+    """As Ray knows this node: where other nodes reach it, and loopback when there are none."""
     import ray
 
-    return ray.util.get_node_ip_address()
+    own = ray.get_runtime_context().get_node_id()
+    return next(node["NodeManagerAddress"] for node in ray.nodes() if node["NodeID"] == own)

@@ -120,7 +120,7 @@ class SGLangServer:
         weight_version: int = 0,
         api_key: str = "",
     ) -> None:
-        """`port` 0: a free one is chosen at each start."""
+        """`port` 0: a free one is chosen, and kept once the server has answered there: others know it then."""
         self.model_path, self.device, self.log_path, self.host = model_path, device, log_path, host
         self.port, self._chooses_port = port, port == 0
         self._settings = {
@@ -200,6 +200,7 @@ class SGLangServer:
             if on_wait is not None:
                 on_wait(waited)
             time.sleep(POLL_SECONDS)
+        self._chooses_port = False
 
     def stop(self, grace_seconds: float | None = None) -> None:
         """Ends the server and everything it started. `grace_seconds` is for its own clean end; 0 kills at once."""

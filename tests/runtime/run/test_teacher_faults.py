@@ -78,7 +78,6 @@ def test_a_teacher_that_answers_garbage_never_trains_a_student(
     assert not run.steps()
 
 
-@pytest.mark.full
 def test_a_teacher_server_that_dies_is_started_again_and_training_goes_on(start_run: StartRun, tmp_path: Path) -> None:
     run = start_run(ARITHMETIC / "opdjob.yaml", tmp_path / "run", steps=30)
     run.wait_for_step(5)
