@@ -8,6 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 from models import REPOSITORY, WORK
@@ -19,7 +20,16 @@ Step = Mapping[str, float]
 """One line of metrics.jsonl."""
 
 
-def job(name: str, *, mode: str, prompts: Path, rollout: Mapping[str, Any], steps: int, **spec: Any) -> dict[str, Any]:
+def job(
+    name: str,
+    *,
+    mode: str,
+    prompts: Path,
+    rollout: Mapping[str, Any],
+    steps: int,
+    student: Mapping[str, Any] = MappingProxyType({}),
+    **spec: Any,
+) -> dict[str, Any]:
     """A job that only distils: models VOLUME/student and VOLUME/teacher, nothing saved or evaluated on the way."""
     teacher: dict[str, Any] = {"mode": mode, "model": f"pvc://{VOLUME}/teacher"}
     if mode == "SGLang":
@@ -30,7 +40,7 @@ def job(name: str, *, mode: str, prompts: Path, rollout: Mapping[str, Any], step
         "metadata": {"name": name},
         "spec": {
             "device": "CPU",
-            "student": {"model": f"pvc://{VOLUME}/student"},
+            "student": {"model": f"pvc://{VOLUME}/student", **student},
             "teachers": [teacher],
             "data": {"prompts": [{"uri": prompts.absolute().as_uri()}], "applyChatTemplate": False},
             "rollout": {**rollout, "engines": {"args": ["--disable-radix-cache"]}},
