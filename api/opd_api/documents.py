@@ -44,6 +44,26 @@ class ModelSummary(Contract):
     eos_token_ids: tuple[NonNegative, ...] = ()
 
 
+class FieldProblem(Contract):
+    """One thing that fetching found wrong."""
+
+    path: Place
+    """Field of the job, as in `spec.teachers[0].model`."""
+    message: Sentence
+    """What is wrong."""
+    hint: Sentence = ""
+    """What to do about it."""
+
+
+class ModelsReport(Contract):
+    """What `opd fetch` leaves as the termination message of the models Job: shapes, or what is wrong."""
+
+    models: Annotated[dict[ShortText, ModelSummary], Field(max_length=16)] = Field(default_factory=dict)
+    """By role: `student`, a teacher's name, `reference`."""
+    problems: tuple[FieldProblem, ...] = Field((), max_length=32)
+    """Empty when all could be read."""
+
+
 class TeacherReport(Contract):
     """One teacher, as the runtime sees it."""
 
@@ -124,6 +144,11 @@ class DocumentError:
 def parse_progress(data: bytes) -> Progress | DocumentError:
     """Never raises."""
     return _parse(Progress, data)
+
+
+def parse_models(data: bytes) -> ModelsReport | DocumentError:
+    """Never raises."""
+    return _parse(ModelsReport, data)
 
 
 def parse_request(data: bytes) -> Request | DocumentError:

@@ -7,7 +7,7 @@ from typing import Final
 
 JOB_NAME_LENGTH: Final = 40
 TEACHER_NAME_LENGTH: Final = 20
-RESERVED_TEACHER_NAMES: Final = r"^(student|reference|models|mailbox|a[0-9].*)$"
+RESERVED_TEACHER_NAMES: Final = r"^(student|reference|models|mailbox|config|ray|a[0-9].*)$"
 """Roles of other models, and suffixes of other children."""
 
 GROUP: Final = "opd.dev"
@@ -25,6 +25,11 @@ MANAGED_BY: Final = "opd-operator"
 PROGRESS_KEY: Final = "progress.json"
 REQUEST_KEY: Final = "request.json"
 """Keys of the mailbox ConfigMap."""
+JOB_KEY: Final = "opdjob.yaml"
+MODELS_KEY: Final = "models.json"
+"""Keys of the config ConfigMap: the job, everything filled in, and a ModelsReport."""
+API_KEY_KEY: Final = "api-key"
+"""Key of a teacher's Secret."""
 
 
 def models_job(job: str) -> str:
@@ -42,8 +47,18 @@ def mailbox(job: str) -> str:
     return f"{job}-mailbox"
 
 
+def config(job: str) -> str:
+    """`qwen3-8b-opd-config`: the ConfigMap with the job as the runtime reads it."""
+    return f"{job}-config"
+
+
+def ray(job: str) -> str:
+    """`qwen3-8b-opd-ray`: the NetworkPolicy of the Ray pods."""
+    return f"{job}-ray"
+
+
 def teacher(job: str, name: str) -> str:
-    """`qwen3-8b-opd-teacher`: Deployment and headless Service of an SGLang teacher."""
+    """`qwen3-8b-opd-teacher`: Deployment, Service, Secret, PDB and NetworkPolicy of an SGLang teacher."""
     return f"{job}-{name}"
 
 
@@ -52,8 +67,8 @@ def service_account(job: str) -> str:
     return job
 
 
-def labels(job: str, role: str, *, attempt: int | None = None) -> dict[str, str]:
-    """Labels of a child; `role` is models, trainer, engine, head, teacher or mailbox."""
+def labels(job: str, role: str, *, attempt: int | None = None, teacher: str = "") -> dict[str, str]:
+    """Labels of a child; `role` is models, trainer, engine, head, teacher, mailbox or config."""
     known = {
         LABEL_JOB: job,
         LABEL_ROLE: role,
@@ -63,4 +78,5 @@ def labels(job: str, role: str, *, attempt: int | None = None) -> dict[str, str]
         "app.kubernetes.io/part-of": "opd",
         "app.kubernetes.io/managed-by": MANAGED_BY,
     }
-    return known if attempt is None else known | {LABEL_ATTEMPT: str(attempt)}
+    known |= {LABEL_ATTEMPT: str(attempt)} if attempt is not None else {}
+    return known | ({LABEL_TEACHER: teacher} if teacher else {})

@@ -182,6 +182,10 @@ class Status(Contract):
     """One sentence: what the job is doing, or what is wrong and what to do."""
     attempt: Positive | None = None
     """Number of the current attempt."""
+    attempt_start_time: Timestamp | None = None
+    """When the current attempt starts: in the future while it backs off."""
+    retries: NonNegative | None = None
+    """Attempts that infrastructure failures cost; runPolicy.backoffLimit bounds them."""
     conditions: tuple[Condition, ...] = Field((), max_length=32)
     """Conditions, by type."""
     progress: StatusProgress | None = None

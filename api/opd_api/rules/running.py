@@ -213,7 +213,7 @@ TEACHER_RULES: list[Rule] = [
         holds=lambda teacher: re.match(RESERVED_TEACHER_NAMES, teacher.name) is None,
         cel=f"!self.name.matches('{RESERVED_TEACHER_NAMES}')",
         message="{value} already names another part of the job",
-        hint="choose another name than student, reference, models, mailbox, or a and a digit",
+        hint="choose another name than student, reference, models, mailbox, config, ray, or a and a digit",
     ),
     Rule(
         node="spec.teachers[]",

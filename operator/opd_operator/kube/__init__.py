@@ -1,0 +1,1 @@
+"""Talking to the API server: caches, server-side apply, Events, the Lease. Decides nothing."""
