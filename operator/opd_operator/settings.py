@@ -24,5 +24,7 @@ class Settings:
     gpu_memory_label: str = "nvidia.com/gpu.memory"
     """Node label with the GPU's MiB, for the node affinity; empty: no affinity."""
     network_policies: bool = True
+    key_seed: str = ""
+    """What teachers' API keys are derived from: the same seed, the same keys after a restart."""
     stop_grace_seconds: int = 300
     """How long a stop request waits for the checkpoint before pods are deleted anyway."""
