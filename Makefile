@@ -50,13 +50,15 @@ fmt: setup ## format and fix what can be fixed
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
-generate: setup ## CRD and reference pages, from the code
+generate: setup ## CRD, reference pages, the chart's README, from what they describe
 	$(BIN)/python -m opd_api.generate
 	$(BIN)/python -m opd_runtime.cli.reference
+	$(BIN)/python charts/readme.py
 
 verify: setup ## generated files are in step with the code
 	$(BIN)/python -m opd_api.generate --check
 	$(BIN)/python -m opd_runtime.cli.reference --check
+	$(BIN)/python charts/readme.py --check
 
 bench: setup ## the comparisons of bench/, ratios in one run
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/bench.txt

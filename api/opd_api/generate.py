@@ -1,4 +1,4 @@
-"""`python -m opd_api.generate`: writes the CRD and the reference page into the repository; `--check` only compares."""
+"""`python -m opd_api.generate`: writes the CRD, the chart's copy and the reference page; `--check` only compares."""
 
 import sys
 from pathlib import Path
@@ -17,6 +17,7 @@ def generated() -> dict[Path, str]:
     manifest = yaml.safe_dump(crd(), sort_keys=False, allow_unicode=True, width=120)
     return {
         _ROOT / "crds" / "opdjobs.opd.dev.yaml": _HEADER + manifest,
+        _ROOT / "charts" / "opd-operator" / "files" / "opdjobs.opd.dev.yaml": _HEADER + manifest,
         _ROOT / "docs" / "reference" / "opdjob.md": reference(),
     }
 
