@@ -8,6 +8,7 @@ from .status import Columns
 KL_METRIC = "opd/reverse_kl"
 REWARD_METRIC = "reward/raw"
 PASS_AT_1_METRIC = "eval/pass@1"
+_LARGEST_FIXED = 1e7
 
 
 def columns(progress: Progress) -> Columns:
@@ -26,7 +27,7 @@ def _number(value: float | None, *, digits: int) -> str | None:
     if value is None:
         return None
     fixed = f"{value:.{digits}f}"
-    return f"{value:.0e}" if value != 0 and float(fixed) == 0 else fixed
+    return f"{value:.0e}" if (value != 0 and float(fixed) == 0) or abs(value) >= _LARGEST_FIXED else fixed
 
 
 def _teachers(teachers: Sequence[TeacherReport]) -> str | None:

@@ -39,13 +39,30 @@ class Reason(StrEnum):
     IN_PROCESS = "InProcess"
     PROBED = "Probed"
     PROVISIONING = "Provisioning"
+    RELEASED = "Released"
     IMAGE_PULL_FAILED = "ImagePullFailed"
     UNSCHEDULABLE = "Unschedulable"
+    OOM_KILLED = "OOMKilled"
+    CRASH_LOOP_BACK_OFF = "CrashLoopBackOff"
+    CONTAINER_FAILED = "ContainerFailed"
+    REPLICA_FAILURE = "ReplicaFailure"
+    PREVIOUS_PODS_REMAIN = "PreviousPodsRemain"
+    NAME_TAKEN = "NameTaken"
     HEAD_LOST = "HeadLost"
     WORKER_LOST = "WorkerLost"
     READY = "Ready"
     RUNNING = "Running"
+    STARTING = "Starting"
+    RETRYING = "Retrying"
+    STOPPED = "Stopped"
     PROGRESS_STALE = "ProgressStale"
+    QUEUED = "Queued"
+    ADMITTED = "Admitted"
+    SUSPENDING = "Suspending"
+    SUSPENDED = "Suspended"
+    RESUMED = "Resumed"
+    HEALTHY = "Healthy"
+    SUCCEEDED = "Succeeded"
     KL_SPIKE = "KLSpike"
     KL_NOT_FALLING = "KLNotFalling"
     REWARD_FALLING = "RewardFalling"
@@ -57,6 +74,16 @@ class Reason(StrEnum):
     ACTIVE_DEADLINE_EXCEEDED = "ActiveDeadlineExceeded"
 
 
+_POD_REASONS: Final = (
+    Reason.IMAGE_PULL_FAILED,
+    Reason.UNSCHEDULABLE,
+    Reason.OOM_KILLED,
+    Reason.CRASH_LOOP_BACK_OFF,
+    Reason.CONTAINER_FAILED,
+    Reason.REPLICA_FAILURE,
+)
+"""What can be wrong with pods, whoever they serve."""
+
 REASONS: Final[dict[ConditionType, tuple[Reason, ...]]] = {
     ConditionType.ACCEPTED: (
         Reason.VALID,
@@ -64,13 +91,16 @@ REASONS: Final[dict[ConditionType, tuple[Reason, ...]]] = {
         Reason.INSUFFICIENT_GPU_MEMORY,
         Reason.INSUFFICIENT_TEACHER_MEMORY,
         Reason.KUBERAY_MISSING,
+        Reason.NAME_TAKEN,
     ),
+    ConditionType.QUOTA_RESERVED: (Reason.ADMITTED, Reason.QUEUED),
     ConditionType.MODELS_READY: (
         Reason.FETCHED,
         Reason.FETCHING,
         Reason.FETCH_FAILED,
         Reason.TOKENIZER_MISMATCH,
         Reason.CHECKPOINT_MISSING,
+        *_POD_REASONS,
     ),
     ConditionType.TEACHER_READY: (
         Reason.PROBED,
@@ -80,23 +110,35 @@ REASONS: Final[dict[ConditionType, tuple[Reason, ...]]] = {
         Reason.SAME_AS_STUDENT,
         Reason.TOKENIZER_MISMATCH,
         Reason.IN_PROCESS,
+        Reason.RELEASED,
+        *_POD_REASONS,
     ),
     ConditionType.CLUSTER_READY: (
         Reason.READY,
         Reason.PROVISIONING,
-        Reason.IMAGE_PULL_FAILED,
-        Reason.UNSCHEDULABLE,
+        Reason.RELEASED,
         Reason.HEAD_LOST,
         Reason.WORKER_LOST,
+        Reason.PREVIOUS_PODS_REMAIN,
+        *_POD_REASONS,
     ),
-    ConditionType.TRAINING: (Reason.RUNNING, Reason.PROGRESS_STALE),
+    ConditionType.TRAINING: (
+        Reason.RUNNING,
+        Reason.STARTING,
+        Reason.RETRYING,
+        Reason.PROGRESS_STALE,
+        Reason.STOPPED,
+    ),
+    ConditionType.SUSPENDED: (Reason.SUSPENDED, Reason.SUSPENDING, Reason.RESUMED),
     ConditionType.DEGRADED: (
+        Reason.HEALTHY,
         Reason.KL_SPIKE,
         Reason.KL_NOT_FALLING,
         Reason.REWARD_FALLING,
         Reason.SCORES_FAILING,
         Reason.NO_CHECKPOINT,
     ),
+    ConditionType.COMPLETE: (Reason.SUCCEEDED,),
     ConditionType.FAILED: (
         Reason.USER_ERROR,
         Reason.BACKOFF_LIMIT_EXCEEDED,
@@ -104,4 +146,4 @@ REASONS: Final[dict[ConditionType, tuple[Reason, ...]]] = {
         Reason.ACTIVE_DEADLINE_EXCEEDED,
     ),
 }
-"""Reasons a condition can have. Types that are not here say all with their status."""
+"""Reasons a condition can have."""

@@ -62,6 +62,8 @@ class ModelsReport(Contract):
     """By role: `student`, a teacher's name, `reference`."""
     problems: tuple[FieldProblem, ...] = Field((), max_length=32)
     """Empty when all could be read."""
+    source: ShortText = ""
+    """Digest of the URIs it is about, set by the operator: a job edited while it was suspended is read anew."""
 
 
 class TeacherReport(Contract):

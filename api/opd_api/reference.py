@@ -127,7 +127,7 @@ def _conditions() -> Iterator[str]:
     yield "## Conditions\n"
     yield "| type | reasons |\n|---|---|"
     for condition in ConditionType:
-        yield f"| `{condition}` | {', '.join(f'`{reason}`' for reason in REASONS.get(condition, ()))} |"
+        yield f"| `{condition}` | {', '.join(f'`{reason}`' for reason in REASONS[condition])} |"
     yield "\n## Columns\n"
     yield "| column | where it comes from | shown |\n|---|---|---|"
     for name, _, path, priority in COLUMNS:

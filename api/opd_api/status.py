@@ -51,6 +51,8 @@ class StatusProgress(Contract):
     """Response tokens a second, whole steps counted."""
     last_report_time: Timestamp | None = None
     """When the runtime last reported."""
+    report_problem: Sentence | None = None
+    """Why the newest report cannot be used; what is shown is of the last good one."""
 
 
 class StatusDistillation(Contract):

@@ -135,6 +135,8 @@ class Observed:
     name: str
     uid: str
     generation: int
+    resource_version: str = ""
+    """Of the OPDJob as seen. The status is written over this version only: a stale view must never undo a newer one."""
     created: datetime
     deleting: bool = False
     job: OPDJob | None
