@@ -2,6 +2,7 @@
 
 Stage `static` (`running`, `learning`): the document alone shows it, to us in Python and to the API server in CEL.
 Stage `models` (`shapes`): configs and tokenizers are needed. What only a server shows is the runtime's to probe.
+`pods` holds in a cluster alone.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -13,11 +14,12 @@ from ..documents import ModelSummary
 from ..errors import Problem
 from ..spec import OPDJob
 from .learning import LEARNING_RULES
+from .pods import check_pods
 from .rule import Rule
 from .running import RUNNING_RULES
 from .shapes import MODEL_RULES
 
-__all__ = ["MODEL_RULES", "STATIC_RULES", "Rule", "check_models", "check_static"]
+__all__ = ["MODEL_RULES", "STATIC_RULES", "Rule", "check_models", "check_pods", "check_static"]
 
 STATIC_RULES: tuple[Rule, ...] = (*RUNNING_RULES, *LEARNING_RULES)
 
