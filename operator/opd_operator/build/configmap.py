@@ -1,0 +1,30 @@
+"""The two ConfigMaps of a job: what the runtime reads (config), and what both write (mailbox). Parses nothing."""
+
+from opd_api import names
+from opd_api.documents import ModelsReport, Request
+from opd_api.load import dump_job
+from opd_api.spec import Metadata, OPDJob
+
+from ..objects import Kind, Manifest
+from .child import child
+
+
+def config(job: OPDJob, models: ModelsReport | None) -> Manifest:
+    """`opdjob.yaml` with every default filled in, and `models.json` once the models Job has told it."""
+    data = {names.JOB_KEY: dump_job(_as_run(job))}
+    if models is not None:
+        data[names.MODELS_KEY] = models.model_dump_json()
+    return child(job, Kind.CONFIG_MAP, names.config(job.metadata.name), "config") | {"data": data}
+
+
+def mailbox(job: OPDJob, request: Request | None) -> Manifest:
+    """The operator's part of it: a request left out is a request taken back. `progress.json` is the runtime's own."""
+    manifest = child(job, Kind.CONFIG_MAP, names.mailbox(job.metadata.name), "mailbox")
+    return manifest if request is None else manifest | {"data": {names.REQUEST_KEY: request.model_dump_json()}}
+
+
+def _as_run(job: OPDJob) -> OPDJob:
+    """Without what Kubernetes keeps about the object, and as a running job: a pause must not change the config."""
+    known = job.metadata
+    metadata = Metadata(name=known.name, namespace=known.namespace, uid=known.uid)
+    return job.model_copy(update={"metadata": metadata, "spec": job.spec.model_copy(update={"suspend": False})})
