@@ -26,8 +26,11 @@ $(VENV)/.ready: requirements/requirements.lock requirements/sglang.txt pyproject
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-lock: ## renew requirements/requirements.lock from requirements.in
+lock: export LC_ALL := C
+lock: ## renew requirements/requirements.lock from requirements.in, and what SGLang wants beyond it on GPUs
 	$(UV) pip compile -q --no-annotate --no-header --no-emit-index-url --python-version 3.12 requirements/requirements.in -o requirements/requirements.lock
+	$(UV) pip compile -q --no-annotate --no-header --no-emit-index-url --python-version 3.12 --python-platform x86_64-manylinux_2_35 \
+	  --override requirements/requirements.lock requirements/sglang.txt | sort | comm -13 <(sort requirements/requirements.lock) - > requirements/sglang-cuda.txt
 
 demo: setup ## distil the arithmetic student on this machine (about 3 minutes on two cores)
 	@$(BIN)/python examples/install.py
