@@ -1,9 +1,11 @@
 """The CustomResourceDefinition as plain data, made from the contract's types and rules. Writes no file.
 
-A structural schema: no $ref, no `anyOf` with null (nulls are pruned before defaults fill in), objects default to `{}`
-so that defaults inside them fill in, and lists and texts are bounded so that the CEL rules stay within their budget.
+A structural schema: no $ref, no `anyOf` with null (nulls are pruned before defaults fill in), objects have a default so
+that defaults inside them fill in (a complete one: a CRD is refused when its rules do not hold for the default as it is
+written), and lists and texts are bounded so that the CEL rules stay within their budget.
 """
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -179,7 +181,8 @@ def _object(schema: Mapping[str, Any], definitions: Mapping[str, Any]) -> Schema
     }
     if "required" in schema:
         return out | {"required": schema["required"]}
-    return out | {"default": {}}
+    filled = {key: value["default"] for key, value in out["properties"].items() if "default" in value}
+    return out | {"default": copy.deepcopy(filled)}
 
 
 def _without_defaults(schema: Schema) -> Schema:

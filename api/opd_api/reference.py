@@ -95,7 +95,7 @@ def _range(low: Any, high: Any) -> str:
 
 
 def _default(field: Schema) -> str:
-    if "default" not in field or field["default"] == {}:
+    if isinstance(field.get("default", {}), dict):  # an object's default is that of its fields
         return ""
     value = field["default"]
     return f"`{str(value).lower() if isinstance(value, bool) else value if value != '' else '""'}`"

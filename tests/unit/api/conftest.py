@@ -73,6 +73,14 @@ class ApiServer:
             self._programs[rule] = self._environment.program(self._environment.compile(rule))
         return bool(self._programs[rule].evaluate({name: to_cel(*pair) for name, pair in variables.items()}))
 
+    def default_holds(self, schema: dict[str, Any]) -> bool:
+        """Whether the rules at a node hold for its default; true when it has none."""
+        rules = [rule["rule"] for rule in schema.get("x-kubernetes-validations", ()) if "default" in schema]
+        try:
+            return all(self.holds(rule, self=(schema, schema["default"])) for rule in rules)
+        except celpy.CELEvalError:  # it has not what the rule reads
+            return False
+
     def _checked(self) -> dict[str, Any]:
         """jsonschema knows no int-or-string."""
 

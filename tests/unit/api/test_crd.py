@@ -68,6 +68,11 @@ def test_everything_in_spec_is_bounded_so_that_cel_stays_in_budget():
             assert "maxProperties" in node, path
 
 
+def test_rules_hold_for_defaults_as_they_are_written(api_server):
+    """A server asks them before it fills in the defaults inside a default, and refuses the CRD."""
+    assert [path for path, node in NODES.items() if not api_server.default_holds(node)] == []
+
+
 def test_lists_of_named_things_are_maps():
     keys = {
         path: node["x-kubernetes-list-map-keys"] for path, node in NODES.items() if "x-kubernetes-list-map-keys" in node
