@@ -3,6 +3,7 @@
 OPDError                    (opd_api.errors)
 ├── InvalidJob              the user: a document's problems, all at once (opd_api.errors)
 ├── UserError               the user: found at start or while running; a retry would fail the same way
+├── SourceUnavailable       nobody: a hub or bucket does not answer; later it may
 ├── TeacherUnavailable      nobody yet: the scorer retries until its deadline, then the attempt fails
 ├── LogprobsUnusable        nobody: the sample is masked and counted; above a share the step fails
 ├── EngineUnavailable       the loop: the engine is restarted with the current weights
@@ -14,14 +15,22 @@ OPDError                    (opd_api.errors)
 from opd_api.errors import OPDError
 
 
-class UserError(OPDError):
-    """Something the user must change. `path` names the field or file, `hint` the way out."""
+class LocatedError(OPDError):
+    """`path` names the field or file, `hint` the way out."""
 
     def __init__(self, message: str, *, path: str = "", hint: str = "") -> None:
         self.path = path
         self.message = message
         self.hint = hint
         super().__init__((f"{path}: " if path else "") + message + (f"\nhint: {hint}" if hint else ""))
+
+
+class UserError(LocatedError):
+    """Something the user must change."""
+
+
+class SourceUnavailable(LocatedError):
+    """A hub or bucket could not be reached, or is out of order: the same job may work later."""
 
 
 class TeacherUnavailable(OPDError):

@@ -1,21 +1,20 @@
-"""Where a job's URIs lead on this machine: parses them, fetches what is remote, says what is missing. Reads no model.
+"""Where a job's URIs lead on this machine: parses them, has what is remote fetched, says what is missing.
 
-`pvc://CLAIM/PATH` is a folder, as in the cluster: `runs/volumes/CLAIM/PATH`, or what `--volume CLAIM=DIR` says.
+`pvc://CLAIM/PATH` is the folder `CLAIM/PATH` below $OPD_VOLUMES (in a pod, where claims are mounted; on one machine
+`runs/volumes`), or what `--volume CLAIM=DIR` says. How hubs and buckets are asked is in `remote`.
 """
 
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
 
+from . import remote
 from .errors import UserError
 
-VOLUMES_DIR = Path("runs/volumes")
 TRACKER_FILE = "latest_checkpointed_iteration.txt"
 INDEX_FILE = "model.safetensors.index.json"
 MODEL_PATTERNS = ["*.json", "*.jinja", "*.txt", "*.model"]
@@ -82,6 +81,17 @@ def _parse_hf(text: str, rest: str) -> Uri:
     )
 
 
+def volumes_dir() -> Path:
+    """The folder with a folder for each claim."""
+    return Path(os.environ.get("OPD_VOLUMES", "runs/volumes"))
+
+
+def uri_of(path: Path) -> str:
+    """`pvc://CLAIM/PATH` of what lies on a mounted claim, `file:///PATH` of anything else."""
+    volumes = volumes_dir().absolute()
+    return f"pvc://{path.relative_to(volumes)}" if path.is_relative_to(volumes) else path.as_uri()
+
+
 def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path, *, weights: bool = True) -> Path:
     """The local folder with config.json, tokenizer, safetensors; fetched if need be. UserError names what lacks.
 
@@ -89,7 +99,7 @@ def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path, *, wei
     """
     parsed = parse_uri(uri)
     folder = _locate(parsed, volumes, cache_dir, weights=weights)
-    missing = missing_model_files(folder, weights=weights)
+    missing = missing_model_files(folder, weights=weights or parsed.scheme is not Scheme.HF_MODEL)
     if missing:
         raise UserError(
             f"{uri}: {folder} is no Hugging Face model: it lacks {', '.join(missing)}", hint=_place_hint(parsed)
@@ -159,11 +169,11 @@ def _locate(uri: Uri, volumes: Mapping[str, Path], cache_dir: Path, *, weights: 
     """The file or folder on this machine; it exists."""
     match uri.scheme:
         case Scheme.HF_MODEL:
-            return _fetch_from_hub(uri, cache_dir, MODEL_PATTERNS + WEIGHT_PATTERNS * weights)
+            return remote.from_hub(uri, cache_dir, MODEL_PATTERNS + WEIGHT_PATTERNS * weights)
         case Scheme.S3:
-            return _fetch_from_s3(uri, cache_dir)
+            return remote.from_s3(uri, cache_dir)
         case Scheme.PVC:
-            path = (volumes.get(uri.place, VOLUMES_DIR / uri.place) / uri.path).absolute()
+            path = (volumes.get(uri.place, volumes_dir() / uri.place) / uri.path).absolute()
         case Scheme.FILE:
             path = Path(uri.path)
         case Scheme.HF_DATASET:
@@ -174,6 +184,8 @@ def _locate(uri: Uri, volumes: Mapping[str, Path], cache_dir: Path, *, weights: 
 
 
 def _place_hint(uri: Uri) -> str:
+    if uri.scheme is Scheme.PVC and "OPD_VOLUMES" in os.environ:
+        return f"put it on the claim {uri.place}, or correct the path"
     if uri.scheme is Scheme.PVC:
         return f"put it there, or say where the claim's files are: --volume {uri.place}=DIR"
     return "correct the URI, or put the files there"
@@ -181,87 +193,5 @@ def _place_hint(uri: Uri) -> str:
 
 def hub_parameter_count(uri: str) -> int | None:
     """Numbers in the weights of `hf://…`, from their headers on the hub; None for any other place."""
-    from huggingface_hub import get_safetensors_metadata
-
     parsed = parse_uri(uri)
-    if parsed.scheme is not Scheme.HF_MODEL:
-        return None
-    with _hub_errors(parsed):
-        return sum(get_safetensors_metadata(parsed.place, revision=parsed.revision).parameter_count.values())
-
-
-def _fetch_from_hub(uri: Uri, cache_dir: Path, patterns: list[str]) -> Path:
-    from huggingface_hub import snapshot_download
-
-    with _hub_errors(uri):
-        folder = snapshot_download(
-            uri.place, revision=uri.revision, cache_dir=cache_dir / "hub", allow_patterns=patterns
-        )
-    return Path(folder)
-
-
-@contextmanager
-def _hub_errors(uri: Uri) -> Iterator[None]:
-    """What the hub's library raises, as a UserError that says what to do."""
-    import httpx
-    from huggingface_hub import errors
-
-    try:
-        yield
-    except errors.GatedRepoError as error:
-        raise UserError(f"{uri.text} is gated", hint="accept its terms on the hub and set HF_TOKEN") from error
-    except errors.RevisionNotFoundError as error:
-        raise UserError(
-            f"{uri.text}: no revision {uri.revision}", hint="a branch, tag or commit of the repository"
-        ) from error
-    except (errors.RepositoryNotFoundError, errors.HFValidationError) as error:
-        raise UserError(
-            f"{uri.text}: the hub has no such model, or not for you",
-            hint="check the name; a private one needs HF_TOKEN",
-        ) from error
-    except (errors.NotASafetensorsRepoError, errors.SafetensorsParsingError) as error:
-        raise UserError(f"{uri.text} has no safetensors", hint="choose a model that has, or convert it") from error
-    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, httpx.HTTPError, OSError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(
-            f"{uri.text}: could not be fetched from the hub ({reason})",
-            hint="check the network or HF_ENDPOINT; or download the model elsewhere and name it as file:/// or pvc://",
-        ) from error
-
-
-def _fetch_from_s3(uri: Uri, cache_dir: Path) -> Path:
-    """Copies the prefix once; a copy that was interrupted leaves only `….part`, which the next try replaces."""
-    from pyarrow import fs
-
-    target = cache_dir / "s3" / uri.place / (uri.path or "_")
-    if target.exists():
-        return target
-    part = target.with_name(f"{target.name}.{os.getpid()}.part")
-    source = f"{uri.place}/{uri.path}".rstrip("/")
-    try:
-        bucket = s3_filesystem()
-        kind = bucket.get_file_info(source).type
-        if kind is fs.FileType.NotFound:
-            raise UserError(f"{uri.text}: nothing there", hint="check bucket and prefix")
-        (part if kind is fs.FileType.Directory else part.parent).mkdir(parents=True, exist_ok=True)
-        fs.copy_files(source, str(part), source_filesystem=bucket, destination_filesystem=fs.LocalFileSystem())
-        if not target.exists():
-            part.rename(target)
-    except OSError as error:
-        raise UserError(
-            f"{uri.text}: could not be fetched ({str(error).splitlines()[0]})",
-            hint="check AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and AWS_ENDPOINT_URL",
-        ) from error
-    finally:
-        if part.is_dir():
-            shutil.rmtree(part)
-        else:
-            part.unlink(missing_ok=True)
-    return target
-
-
-def s3_filesystem():
-    """Credentials, region and endpoint come from the usual AWS_… environment."""
-    from pyarrow import fs
-
-    return fs.S3FileSystem(connect_timeout=10, request_timeout=60)
+    return remote.parameter_count(parsed) if parsed.scheme is Scheme.HF_MODEL else None

@@ -9,7 +9,7 @@ from opd_api.documents import ModelSummary
 from opd_api.errors import InvalidJob, Problem
 from opd_api.spec import OPDJob
 
-from ..errors import UserError
+from ..errors import LocatedError, SourceUnavailable, UserError
 from ..uris import hub_parameter_count, resolve_checkpoint, resolve_model, resolve_prompts
 
 type Find = Callable[[str, Mapping[str, Path], Path], Path | str]
@@ -46,18 +46,25 @@ def places_of(job: OPDJob) -> list[Place]:
 
 
 def each[T](places: Iterable[Place], do: Callable[[Place], T]) -> list[T]:
-    """What `do` gives for every place; raises InvalidJob for all that failed."""
-    done, problems = [], []
+    """What `do` gives for every place. Raises InvalidJob for all the user must see to, else SourceUnavailable."""
+    done, problems, unavailable = [], [], []
     for place in places:
         try:
             done.append(do(place))
         except UserError as error:
-            where = f"{error.path} " if error.path and error.path != place.uri else ""
-            message = where + error.message.removeprefix(f"{place.path}: ")
-            problems.append(Problem(path=place.path, message=message, hint=error.hint))
+            problems.append(Problem(path=place.path, message=_message(place, error), hint=error.hint))
+        except SourceUnavailable as error:
+            unavailable.append(SourceUnavailable(_message(place, error), path=place.path, hint=error.hint))
     if problems:
         raise InvalidJob(problems)
+    if unavailable:
+        raise unavailable[0]
     return done
+
+
+def _message(place: Place, error: LocatedError) -> str:
+    where = f"{error.path} " if error.path and error.path != place.uri else ""
+    return where + error.message.removeprefix(f"{place.path}: ")
 
 
 def summaries(places: Iterable[Place], volumes: Mapping[str, Path], *, weights: bool = True) -> dict[str, ModelSummary]:

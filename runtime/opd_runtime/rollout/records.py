@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import UserError
+from ..errors import SourceUnavailable, UserError
 from ..uris import parse_uri
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -64,6 +64,10 @@ def load_hub_table(uri: str) -> pa.Table:
     split = parsed.split or "train"
     try:
         return datasets.load_dataset(parsed.place, revision=parsed.revision, split=split).data.table
+    except ConnectionError as error:
+        raise SourceUnavailable(
+            f"could not be loaded: {str(error).splitlines()[0]}", path=uri, hint="check the network or HF_ENDPOINT"
+        ) from error
     except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
         raise UserError(
             f"could not be loaded: {str(error).splitlines()[0]}",

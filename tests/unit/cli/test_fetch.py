@@ -52,7 +52,7 @@ def test_a_hub_out_of_reach_is_one_line_that_names_the_uri_once(opd, monkeypatch
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     result = opd("fetch", "hf://org/model")
     assert result.code == 1
-    assert result.err.startswith("hf://org/model: could not be fetched from the hub (no connection)\nhint: ")
+    assert result.err.startswith("error: hf://org/model: could not be fetched from the hub (no connection)\nhint: ")
 
 
 @pytest.mark.parametrize("uri", ["hf://only-one", "ftp://host/x", "file://relative"])

@@ -1,17 +1,20 @@
 """Where URIs lead, and what a user reads when they lead nowhere. Hub and S3 are stand-ins here."""
 
+import errno
 import json
 import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx
 import huggingface_hub
 import pytest
-from huggingface_hub.errors import LocalEntryNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-from opd_runtime import uris
-from opd_runtime.errors import UserError
+from opd_runtime import remote
+from opd_runtime.errors import SourceUnavailable, UserError
 from opd_runtime.uris import (
+    TRACKER_FILE,
     Scheme,
     Uri,
     hub_parameter_count,
@@ -19,6 +22,7 @@ from opd_runtime.uris import (
     resolve_checkpoint,
     resolve_model,
     resolve_prompts,
+    uri_of,
 )
 
 
@@ -100,6 +104,25 @@ def test_a_missing_claim_says_where_it_was_looked_for_and_which_option_helps(tmp
     assert "--volume models=DIR" in error.value.hint
 
 
+def test_claims_of_a_pod_are_folders_of_their_own_root(model, tmp_path, monkeypatch):
+    (tmp_path / "volumes").mkdir()
+    (tmp_path / "claim").rename(tmp_path / "volumes/models")
+    monkeypatch.setenv("OPD_VOLUMES", str(tmp_path / "volumes"))
+    found = resolve_model("pvc://models/tiny", {}, tmp_path)
+    assert found == tmp_path / "volumes/models/tiny"
+    assert uri_of(found) == "pvc://models/tiny"
+    assert uri_of(tmp_path / "elsewhere") == f"file://{tmp_path}/elsewhere"
+    with pytest.raises(UserError) as error:
+        resolve_model("pvc://models/gone", {}, tmp_path)
+    assert error.value.hint == "put it on the claim models, or correct the path"
+
+
+def test_without_weights_those_of_a_claim_must_be_there_all_the_same(model, tmp_path):
+    (model / "model.safetensors").unlink()
+    with pytest.raises(UserError, match="lacks weights"):
+        resolve_model(f"file://{model}", {}, tmp_path, weights=False)
+
+
 @pytest.mark.parametrize(
     ("removed", "want"),
     [
@@ -133,7 +156,7 @@ def make_checkpoint(root: Path, tracker: str | None, *iterations: str) -> str:
     for name in ("", *iterations):
         (root / name).mkdir(exist_ok=True, parents=True)
     if tracker is not None:
-        (root / uris.TRACKER_FILE).write_text(tracker)
+        (root / TRACKER_FILE).write_text(tracker)
     return f"file://{root}"
 
 
@@ -206,9 +229,52 @@ def test_a_hub_out_of_reach_is_one_clear_error(tmp_path, monkeypatch):
 
     monkeypatch.setattr(huggingface_hub, "snapshot_download", unreachable)
     with pytest.raises(
-        UserError, match=r"hf://o/n: could not be fetched from the hub \(cannot find .*cache\)\nhint: check the network"
+        SourceUnavailable,
+        match=r"hf://o/n: could not be fetched from the hub \(cannot find .*cache\)\nhint: check the network",
     ):
         resolve_model("hf://o/n", {}, tmp_path)
+
+
+def refusal(status: int) -> HfHubHTTPError:
+    response = httpx.Response(status, request=httpx.Request("GET", "https://hub"))
+    return HfHubHTTPError(f"{status}", response=response)
+
+
+@pytest.mark.parametrize(
+    ("raised", "want", "words"),
+    [
+        pytest.param(refusal(401), UserError, "refuses the token", id="a wrong token is the user's"),
+        pytest.param(refusal(503), SourceUnavailable, "could not be fetched", id="a broken hub is nobody's"),
+        pytest.param(refusal(429), SourceUnavailable, "could not be fetched", id="too many requests: later"),
+        pytest.param(OSError(errno.ENOSPC, "full"), UserError, "no space left", id="a full cache is the user's"),
+        pytest.param(httpx.ConnectError("refused"), SourceUnavailable, "could not be fetched", id="no network"),
+    ],
+)
+def test_the_error_of_a_hub_says_whether_another_try_may_help(tmp_path, monkeypatch, raised, want, words):
+    def failing(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", failing)
+    with pytest.raises(want, match=words):
+        resolve_model("hf://o/n", {}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("words", "want"),
+    [
+        pytest.param("AWS Error NETWORK_CONNECTION during HeadObject: curlCode: 6", SourceUnavailable, id="no network"),
+        pytest.param("AWS Error UNKNOWN (HTTP status 503)", SourceUnavailable, id="a bucket out of order"),
+        pytest.param("AWS Error ACCESS_DENIED during GetObject", UserError, id="keys without the right"),
+        pytest.param("AWS Error NO_SUCH_BUCKET during HeadBucket", UserError, id="no such bucket"),
+    ],
+)
+def test_the_error_of_a_bucket_says_whether_another_try_may_help(tmp_path, monkeypatch, words, want):
+    def failing():
+        raise OSError(words)
+
+    monkeypatch.setattr(remote, "s3_filesystem", failing)
+    with pytest.raises(want, match="could not be fetched"):
+        resolve_model("s3://bucket/tiny", {}, tmp_path)
 
 
 @pytest.fixture
@@ -217,7 +283,7 @@ def bucket(tmp_path, monkeypatch) -> Path:
 
     root = tmp_path / "s3"
     (root / "bucket").mkdir(parents=True)
-    monkeypatch.setattr(uris, "s3_filesystem", lambda: fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()))
+    monkeypatch.setattr(remote, "s3_filesystem", lambda: fs.SubTreeFileSystem(str(root), fs.LocalFileSystem()))
     return root / "bucket"
 
 
