@@ -46,17 +46,16 @@ def ray(job: OPDJob, attempt: int) -> Env:
     )
 
 
-def hub(job: OPDJob, uris: list[str], *, fetches: bool) -> Env:
-    """How a pod meets the hub: `fetches` fills the cache; other pods with everything at hand never ask."""
-    if needs_network(job, uris) or fetches:
-        cached = bool(job.spec.model_cache.claim_name)
-        return _plain({"HF_HOME": f"{cache_dir(job)}/huggingface"}) if cached else []
-    return _plain({"HF_HUB_OFFLINE": "1"})
+def hub(job: OPDJob, *, online: bool) -> Env:
+    """A pod that has everything at hand never asks the hub; data sets go into the model cache beside the models."""
+    if not online:
+        return _plain({"HF_HUB_OFFLINE": "1"})
+    return _plain({"HF_HOME": f"{cache_dir(job)}/huggingface"}) if job.spec.model_cache.claim_name else []
 
 
-def needs_network(job: OPDJob, uris: list[str]) -> bool:
-    """Whether something of `uris` is fetched by the pod itself; data sets of the hub keep a cache of their own."""
-    cached = bool(job.spec.model_cache.claim_name)
+def fetches(job: OPDJob, role: str, uris: list[str]) -> bool:
+    """With a model cache the models Job fetches for all; the hub's data sets are looked up by who reads them, too."""
+    cached = role != "models" and job.spec.model_cache.claim_name != ""
     return any(is_hub_dataset(uri) or (is_remote(uri) and not cached) for uri in uris)
 
 

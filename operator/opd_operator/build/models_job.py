@@ -29,7 +29,6 @@ def models_job(job: OPDJob, settings: Settings) -> Manifest:
             "terminationMessagePath": REPORT_FILE,
             "terminationMessagePolicy": "File",
         },
-        fills_cache=True,
         spec={"restartPolicy": "Never"},
     )
     spec = {"backoffLimit": RETRIES, "template": pod_template(job, settings, kind)}

@@ -14,7 +14,7 @@ from ..objects import Kind, Manifest
 from ..settings import Settings
 from .child import child
 
-RAY_ROLES = ["head", "trainer", "engine"]
+RAY_ROLES = ("head", "trainer", "engine")
 DASHBOARD_PORT = 8265
 METRICS_PORT = 8080
 TEACHER_PORT = 30000
@@ -48,7 +48,7 @@ def teacher_policy(job: OPDJob, teacher: Teacher) -> Manifest:
 def _ray_pods(job: OPDJob) -> dict[str, Any]:
     return {
         "matchLabels": {LABEL_JOB: job.metadata.name},
-        "matchExpressions": [{"key": LABEL_ROLE, "operator": "In", "values": RAY_ROLES}],
+        "matchExpressions": [{"key": LABEL_ROLE, "operator": "In", "values": [*RAY_ROLES]}],
     }
 
 

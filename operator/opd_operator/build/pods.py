@@ -12,7 +12,7 @@ from opd_api.spec import OPDJob, Pods
 
 from ..objects import Manifest
 from ..settings import Settings
-from .environment import Env, common, credentials, hub, needs_network
+from .environment import Env, common, credentials, fetches, hub
 from .merge import merge
 from .volumes import volumes
 
@@ -39,8 +39,6 @@ class PodKind:
     """Of Ray pods."""
     teacher: str = ""
     """Of teacher pods."""
-    fills_cache: bool = False
-    """Fetches everything into the model cache, for the others."""
     api_access: bool = False
     """Has the account's token."""
     spec: dict[str, Any] = field(default_factory=dict)
@@ -83,17 +81,15 @@ def _problems(path: str, role: str, pods: Pods) -> list[Problem]:
 
 
 def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
-    head_cache = kind.fills_cache or (kind.role == "head" and needs_network(job, kind.uris))
-    found = volumes(job, kind.uris, writes_run=kind.attempt is not None, writes_cache=head_cache)
-    fetches = kind.fills_cache or needs_network(job, kind.uris)
-    env = [*common(job, gpus=bool(kind.gpus)), *hub(job, kind.uris, fetches=kind.fills_cache), *kind.env]
+    online = fetches(job, kind.role, kind.uris)
+    found = volumes(job, kind.uris, ray=kind.attempt is not None, fetches=online)
     container = {
         "name": kind.role,
         "image": job.spec.image or settings.runtime_image,
         "imagePullPolicy": settings.image_pull_policy,
         **kind.container,
-        "env": env,
-        "envFrom": credentials(job) if fetches else [],
+        "env": [*common(job, gpus=bool(kind.gpus)), *hub(job, online=online), *kind.env],
+        "envFrom": credentials(job) if online else [],
         "resources": kind.resources,
         "volumeMounts": found.mounts,
         "securityContext": {

@@ -26,14 +26,14 @@ class Volumes:
     mounts: list[dict[str, Any]]
 
 
-def volumes(job: OPDJob, uris: list[str], *, writes_run: bool, writes_cache: bool) -> Volumes:
-    """`writes_run`: a Ray pod, which has the run's folder; `writes_cache`: it fetches into the model cache."""
+def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool) -> Volumes:
+    """A Ray pod writes the run's folder, a pod that fetches the model cache; what else a pod reads is read-only."""
     checkpoints, cache = job.spec.checkpoint.claim_name, job.spec.model_cache.claim_name
     scratch = dict(SCRATCH) if cache else SCRATCH | {"cache": CACHE_DIR}
-    if writes_run and not checkpoints:
+    if ray and not checkpoints:
         scratch |= {"run": RUN_DIR}
-    writable = {checkpoints} if writes_run else set()
-    writable |= {cache} if writes_cache else set()
+    writable = {checkpoints} if ray else set()
+    writable |= {cache} if fetches else set()
     claims = sorted(({claim_of(uri) for uri in uris} | writable | {cache}) - {""})
     found = [
         _Volume("config", {"configMap": {"name": names.config(job.metadata.name)}}, CONFIG_DIR, read_only=True),
