@@ -146,6 +146,8 @@ class Observed:
     """As last written (an empty one at first)."""
     kuberay: bool
     """Whether the API server knows RayJobs."""
+    rejection: str = ""
+    """What the API server said when it last refused one of the job's children (422, 403), until all were applied."""
     config: ConfigFacts | None = None
     mailbox: MailboxFacts | None = None
     models_job: ModelsJobFacts | None = None

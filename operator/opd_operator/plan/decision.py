@@ -17,7 +17,7 @@ class Plan:
     events: tuple[EventNote, ...] = ()
     """Sent after the status that they tell of."""
     fence: int | None = None
-    """Attempt that `apply` starts. Nothing is applied unless the API server itself (no cache) shows the OPDJob as it was
+    """Attempt that `apply` starts. Nothing is applied unless the API server itself (no cache) shows the OPDJob as
     observed (same resource version, the status write counted), and no RayJob and no Ray pod of the job at all."""
     apply: tuple[Manifest, ...] = ()
     """Server-side applied, in order; none when `status` changed the attempt."""
