@@ -35,6 +35,7 @@ METRICS: Mapping[str, Metric] = {
         "", "Mean task reward of the valid samples as it enters the advantage, after post-processing and weight."
     ),
     "reward/raw": Metric("", "Mean verdict of the verifier, whatever its weight; the REWARD column."),
+    "reward/raw_first": Metric("", "The same of the job's first step."),
     "policy/loss": Metric("", "Loss that was minimised, mean over the step's updates."),
     "policy/clip_frac": Metric("", "Share of tokens where the clip decided."),
     "policy/ppo_kl": Metric(_NATS, "Mean of log p_old - log p_new: how far the updates of the step moved the student."),

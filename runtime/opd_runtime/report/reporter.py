@@ -1,7 +1,8 @@
-"""One door for everything a run tells: each record goes to metrics.jsonl, progress.json, console and TensorBoard.
+"""One door for everything a run tells: each record goes to metrics.jsonl, progress.json, console, TensorBoard and, in a
+cluster, the mailbox.
 
 A file that cannot be written stops the run, because the next checkpoint could not be written either. A terminal,
-TensorBoard or a plot that fails is said once and then left alone.
+TensorBoard or a plot that fails is said once and then left alone. The mailbox sees to its own troubles.
 """
 
 import asyncio
@@ -17,14 +18,15 @@ import orjson
 from rich.console import Console
 
 from opd_api.documents import CheckpointReport, ErrorReport, Progress, RunPhase, TeacherReport
-from opd_api.errors import InvalidJob
+from opd_api.errors import InvalidJob, OPDError
 from opd_api.spec import OPDJob
 
-from ..errors import UserError
+from ..errors import LocatedError, UserError
 from .console import RunConsole, open_console
 from .files import replace_file
 from .jsonl import FILE_NAME as METRICS_FILE
 from .jsonl import MetricsLog
+from .mailbox import Mailbox
 from .metrics import StepRecord, now
 from .progress import FILE_NAME as PROGRESS_FILE
 from .progress import ProgressFile
@@ -35,6 +37,8 @@ ETA_STEPS = 20
 """The time left is estimated by so many last steps."""
 MESSAGE_LIMIT = 4000
 """Characters of an error that go into progress.json."""
+PROVEN_WRONG = {"UniformLogprobs", "SameAsStudent", "TokenizerMismatch"}
+"""What the probe of a teacher that answers has found: another try would find the same."""
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +46,20 @@ _log = logging.getLogger(__name__)
 class Reporter:
     """A context manager: leaving it by an exception reports the failure, and always gives the terminal back."""
 
-    def __init__(self, run_dir: Path, job: OPDJob, *, attempt: int = 1, console: Console | None = None) -> None:
-        self.run_dir, self.job, self._terminal = run_dir, job, console
+    def __init__(
+        self,
+        run_dir: Path,
+        job: OPDJob,
+        *,
+        attempt: int = 1,
+        mailbox: Mailbox | None = None,
+        console: Console | None = None,
+    ) -> None:
+        self.run_dir, self.job, self._mailbox, self._terminal = run_dir, job, mailbox, console
         self.trend = KLTrend()
         self._metrics = MetricsLog(run_dir / METRICS_FILE)
-        self._progress = ProgressFile(run_dir / PROGRESS_FILE, _first_progress(job, attempt))
+        also = mailbox.put if mailbox else lambda _: None
+        self._progress = ProgressFile(run_dir / PROGRESS_FILE, _first_progress(job, attempt), also=also)
         self._carried: dict[str, float] = {}
         self._step_seconds: deque[float] = deque(maxlen=ETA_STEPS)
         self._console: RunConsole | None = None
@@ -66,7 +79,7 @@ class Reporter:
     ) -> None:
         if error is not None:
             self._guard("progress.json", lambda: self._report_end(error))
-        for sink in (self._metrics, self._tensorboard, self._console):
+        for sink in (self._metrics, self._tensorboard, self._console, self._mailbox):
             if sink is not None:
                 self._guard(type(sink).__name__, sink.close)
 
@@ -85,11 +98,14 @@ class Reporter:
         """A message that stays on the screen."""
         self._tell(lambda console: console.note(text))
 
+    def alive(self) -> None:
+        """Nothing new, but somebody is there."""
+        self._progress.update(time=now())
+
     def teacher_ready(self, ready_replicas: int) -> None:
-        """The teacher has passed its probe."""
-        self._progress.update(
-            force=True, time=now(), teachers=(self._teacher(ready=True, ready_replicas=ready_replicas),)
-        )
+        """So many of the teacher's replicas have passed the probe and answer."""
+        teacher = self._teacher(ready=ready_replicas > 0, ready_replicas=ready_replicas)
+        self._progress.update(force=True, time=now(), teachers=(teacher,))
 
     def start(self, completed_steps: int = 0) -> None:
         """Training goes on after `completed_steps`: what earlier attempts wrote about later ones is taken back."""
@@ -140,6 +156,8 @@ class Reporter:
         if (reverse_kl := metrics.get("opd/reverse_kl")) is not None and math.isfinite(reverse_kl):
             self.trend.update(reverse_kl)
             more["opd/reverse_kl_first"] = self._carried.setdefault("opd/reverse_kl_first", reverse_kl)
+        if (raw_reward := metrics.get("reward/raw")) is not None and math.isfinite(raw_reward):
+            more["reward/raw_first"] = self._carried.setdefault("reward/raw_first", raw_reward)
         if seconds := metrics.get("time/step"):
             self._step_seconds.append(seconds)
             mean_seconds = sum(self._step_seconds) / len(self._step_seconds)
@@ -165,15 +183,9 @@ class Reporter:
 
     def _report_end(self, error: BaseException) -> None:
         if isinstance(error, KeyboardInterrupt | asyncio.CancelledError):
-            self._progress.update(force=True, phase="Stopped", time=now(), message="stopped by the user")
+            self._progress.update(force=True, phase="Stopped", time=now(), message="stopped on request")
             return
-        report = ErrorReport(
-            actor="User" if isinstance(error, UserError | InvalidJob) else "Infrastructure",
-            reason=getattr(error, "reason", type(error).__name__),
-            path=getattr(error, "path", ""),
-            message=str(error)[:MESSAGE_LIMIT],
-        )
-        self._progress.update(force=True, phase="Failed", time=now(), error=report)
+        self._progress.update(force=True, phase="Failed", time=now(), error=error_report(error))
 
     # ------------------------------------------------------------ what may fail silently
     def _open_console(self, title: str) -> None:
@@ -198,6 +210,19 @@ class Reporter:
             message = f"{sink} failed and is off for the rest of the run: {type(error).__name__}: {error}"
             _log.warning(message)
             self.note(message)
+
+
+def error_report(error: BaseException) -> ErrorReport:
+    """Why an attempt ended, and who can do something about it."""
+    reason = getattr(error, "reason", "") if isinstance(error, OPDError) else ""
+    problems = error.problems if isinstance(error, InvalidJob) else ()
+    by_user = isinstance(error, UserError | InvalidJob) or reason in PROVEN_WRONG
+    return ErrorReport(
+        actor="User" if by_user else "Infrastructure",
+        reason=reason or type(error).__name__,
+        path=problems[0].path if problems else error.path if isinstance(error, LocatedError) else "",
+        message=str(error)[:MESSAGE_LIMIT],
+    )
 
 
 def _first_progress(job: OPDJob, attempt: int) -> Progress:

@@ -9,7 +9,8 @@ import pytest
 from rich.console import Console
 
 from opd_api.documents import parse_progress
-from opd_runtime.errors import TeacherUnavailable, UserError
+from opd_api.errors import InvalidJob, Problem
+from opd_runtime.errors import SourceUnavailable, TeacherUnavailable, UserError
 from opd_runtime.report.jsonl import read_records
 from opd_runtime.report.reporter import Reporter
 
@@ -64,6 +65,7 @@ def test_record_gains_what_earlier_steps_tell(open_reporter, make_record, tmp_pa
     first, second, _, fourth = (record.metrics for record in read_records(tmp_path / "run" / "metrics.jsonl"))
     assert second["eval/step"] == 2
     assert fourth["opd/reverse_kl_first"] == first["opd/reverse_kl"]
+    assert fourth["reward/raw_first"] == first["reward/raw"]
     assert fourth["time/left"] == pytest.approx(6 * 2.0)
     assert fourth["tokens/per_second"] == pytest.approx(50.0)
 
@@ -126,8 +128,23 @@ def test_failed_scores_add_up_over_the_steps(open_reporter, make_record):
         ),
         pytest.param(
             TeacherUnavailable("gives uniform log-probs", reason="UniformLogprobs"),
-            ("Failed", "Infrastructure", "UniformLogprobs", ""),
-            id="a named reason",
+            ("Failed", "User", "UniformLogprobs", ""),
+            id="a teacher that is none stays none",
+        ),
+        pytest.param(
+            TeacherUnavailable("does not answer"),
+            ("Failed", "Infrastructure", "TeacherUnavailable", ""),
+            id="a teacher that may come back",
+        ),
+        pytest.param(
+            SourceUnavailable("no network", path="spec.student.model"),
+            ("Failed", "Infrastructure", "SourceUnavailable", "spec.student.model"),
+            id="a hub that may come back",
+        ),
+        pytest.param(
+            InvalidJob([Problem(path="spec.steps", message="is 0"), Problem(path="spec.seed", message="is -1")]),
+            ("Failed", "User", "InvalidJob", "spec.steps"),
+            id="the first of a document's problems",
         ),
         pytest.param(RuntimeError("x" * 9000), ("Failed", "Infrastructure", "RuntimeError", ""), id="anything else"),
     ],
