@@ -7,6 +7,7 @@ from opd_api.spec import Metadata, OPDJob
 
 from ..objects import Kind, Manifest
 from .child import child
+from .digest import digest
 
 
 def config(job: OPDJob, models: ModelsReport | None) -> Manifest:
@@ -15,6 +16,11 @@ def config(job: OPDJob, models: ModelsReport | None) -> Manifest:
     if models is not None:
         data[names.MODELS_KEY] = models.model_dump_json()
     return child(job, Kind.CONFIG_MAP, names.config(job.metadata.name), "config") | {"data": data}
+
+
+def config_digest(job: OPDJob, models: ModelsReport | None) -> str:
+    """Of what `config` says, without writing the YAML: asked in every pass, and a hundred times as fast."""
+    return digest([_as_run(job).model_dump_json(exclude={"status"}), models and models.model_dump_json()])
 
 
 def mailbox(job: OPDJob, request: Request | None) -> Manifest:

@@ -5,7 +5,7 @@ from opd_api.spec import OPDJob
 
 from ..objects import Manifest
 from ..settings import Settings
-from .configmap import config, mailbox
+from .configmap import config, config_digest, mailbox
 from .digest import digest, stamped
 from .network import ray_policy
 from .rbac import mailbox_role, role_binding, service_account
@@ -21,7 +21,7 @@ def foundation(
 
 def foundation_digest(job: OPDJob, attempt: int, models: ModelsReport | None, settings: Settings) -> str:
     """Of everything but the request, which comes and goes without the rest."""
-    return digest([attempt, *_base(job, None, settings), config(job, models)])
+    return digest([attempt, *_base(job, None, settings), config_digest(job, models)])
 
 
 def _base(job: OPDJob, request: Request | None, settings: Settings) -> tuple[Manifest, ...]:

@@ -32,51 +32,48 @@ _DIRECTIVE = "$patch"
 
 def merge(base: Any, patch: Any, field: str = "") -> Any:
     """New objects only. What does not fit (a text where a list belongs) replaces: the API server says what is wrong."""
-    if isinstance(base, dict) and isinstance(patch, dict):
+    if isinstance(base, dict) and isinstance(patch, dict) and _directive(patch) != "replace":
         return _merge_objects(base, patch)
     if isinstance(base, list) and isinstance(patch, list):
         return _merge_lists(base, patch, field)
-    return _without_directives(patch)
+    return _plain(patch)
 
 
 def _merge_objects(base: dict[str, Any], patch: dict[str, Any]) -> dict[str, Any]:
-    if patch.get(_DIRECTIVE) == "replace":
-        return {key: value for key, value in patch.items() if key != _DIRECTIVE}
-    merged = {key: value for key, value in base.items() if patch.get(key, value) is not None}
+    taken_out = {key for key, value in patch.items() if value is None or _directive(value) == "delete"}
+    merged = {key: value for key, value in base.items() if key not in taken_out}
     for key, value in patch.items():
-        if value is not None and key != _DIRECTIVE:
-            merged[key] = merge(base[key], value, key) if key in base else _without_directives(value)
+        if key not in taken_out and key != _DIRECTIVE:
+            merged[key] = merge(base[key], value, key) if key in base else _plain(value)
     return merged
 
 
 def _merge_lists(base: list[Any], patch: list[Any], field: str) -> list[Any]:
-    items = [item for item in patch if _directive(item) != "replace" or len(item) > 1]
-    if len(items) < len(patch):
-        return items
+    key, plain = _MERGE_KEYS.get(field, ""), [_plain(item) for item in patch if _directive(item) != "delete"]
+    if any(_directive(item) == "replace" for item in patch):
+        return [item for item in plain if item != {}]
     if field in _ADDED:
-        return base + [item for item in items if item not in base]
-    key = _MERGE_KEYS.get(field)
-    if key is None or not all(isinstance(item, dict) and key in item for item in [*base, *items]):
-        return [_without_directives(item) for item in items]
-    found = {item[key]: item for item in base}
-    for item in items:
+        return base + [item for item in plain if item not in base]
+    if not all(isinstance(item, dict) and isinstance(item.get(key), str | int) for item in [*base, *patch]):
+        return plain
+    items = {item[key]: item for item in base}
+    for item in patch:
+        before = items.get(item[key])
         if _directive(item) == "delete":
-            found.pop(item[key], None)
-        elif item[key] in found and field not in _WHOLE:
-            found[item[key]] = merge(found[item[key]], item)
+            items.pop(item[key], None)
         else:
-            found[item[key]] = _without_directives(item)
-    return list(found.values())
+            items[item[key]] = _plain(item) if before is None or field in _WHOLE else merge(before, item)
+    return list(items.values())
 
 
-def _directive(item: Any) -> Any:
-    return item.get(_DIRECTIVE) if isinstance(item, dict) else None
+def _directive(value: Any) -> Any:
+    return value.get(_DIRECTIVE) if isinstance(value, dict) else None
 
 
-def _without_directives(value: Any) -> Any:
-    """Nothing to merge with: directives and nulls, which only take out, say nothing."""
+def _plain(value: Any) -> Any:
+    """Where there is nothing to merge with: directives and nulls only take out, and are not sent to Kubernetes."""
     if isinstance(value, dict):
-        return {k: _without_directives(v) for k, v in value.items() if k != _DIRECTIVE and v is not None}
+        return {k: _plain(v) for k, v in value.items() if k != _DIRECTIVE and v is not None}
     if isinstance(value, list):
-        return [_without_directives(item) for item in value if _directive(item) != "delete"]
+        return [_plain(item) for item in value if _directive(item) != "delete"]
     return value

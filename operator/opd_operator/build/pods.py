@@ -87,6 +87,7 @@ def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
         "name": kind.role,
         "image": job.spec.image or settings.runtime_image,
         "imagePullPolicy": settings.image_pull_policy,
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         **kind.container,
         "env": [*common(job, gpus=bool(kind.gpus)), *hub(job, online=online), *kind.env],
         "envFrom": credentials(job) if online else [],

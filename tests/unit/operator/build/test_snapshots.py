@@ -74,4 +74,3 @@ def test_no_snapshot_is_left_of_a_child_that_is_gone(case: JobCase) -> None:
 def test_the_same_job_gives_the_same_bytes(case: JobCase) -> None:
     again = cases()[case.job.metadata.name]
     assert snapshots_of(again) == snapshots_of(case)
-
