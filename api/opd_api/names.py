@@ -30,6 +30,8 @@ MODELS_KEY: Final = "models.json"
 """Keys of the config ConfigMap: the job, everything filled in, and a ModelsReport."""
 API_KEY_KEY: Final = "api-key"
 """Key of a teacher's Secret."""
+TEACHER_PORT: Final = 30000
+"""Where an SGLang teacher listens."""
 
 
 def models_job(job: str) -> str:
@@ -60,6 +62,11 @@ def ray(job: str) -> str:
 def teacher(job: str, name: str) -> str:
     """`qwen3-8b-opd-teacher`: Deployment, Service, Secret, PDB and NetworkPolicy of an SGLang teacher."""
     return f"{job}-{name}"
+
+
+def teacher_url(job: str, name: str, namespace: str) -> str:
+    """`http://qwen3-8b-opd-teacher.ml.svc:30000`: the headless Service; every ready server is an address of its name."""
+    return f"http://{teacher(job, name)}.{namespace}.svc:{TEACHER_PORT}"
 
 
 def service_account(job: str) -> str:
