@@ -62,6 +62,7 @@ class Reason(StrEnum):
     SUSPENDED = "Suspended"
     RESUMED = "Resumed"
     HEALTHY = "Healthy"
+    FINISHED = "Finished"
     SUCCEEDED = "Succeeded"
     KL_SPIKE = "KLSpike"
     KL_NOT_FALLING = "KLNotFalling"
@@ -129,7 +130,7 @@ REASONS: Final[dict[ConditionType, tuple[Reason, ...]]] = {
         Reason.PROGRESS_STALE,
         Reason.STOPPED,
     ),
-    ConditionType.SUSPENDED: (Reason.SUSPENDED, Reason.SUSPENDING, Reason.RESUMED),
+    ConditionType.SUSPENDED: (Reason.SUSPENDED, Reason.SUSPENDING, Reason.RESUMED, Reason.FINISHED),
     ConditionType.DEGRADED: (
         Reason.HEALTHY,
         Reason.KL_SPIKE,

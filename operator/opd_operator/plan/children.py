@@ -1,0 +1,147 @@
+"""Which children the job's course wants applied and deleted, compared with what is there. Builds none itself."""
+
+from collections.abc import Iterator
+
+from opd_api import names
+from opd_api.documents import Request
+from opd_api.memory import MemoryEstimate
+from opd_api.spec import OPDJob, Teacher
+from opd_api.status import Status
+
+from .. import build
+from ..objects import Kind, Manifest, ObjectRef
+from .deadlines import farewell
+from .lifecycle import ENDED, Course, Stage
+from .models import Models, models_of
+from .situation import Situation
+
+_APPLYING = {
+    Stage.FETCHING,
+    Stage.WAITING,
+    Stage.LAUNCHING,
+    Stage.QUEUED,
+    Stage.STARTING,
+    Stage.TRAINING,
+    Stage.SUSPENDING,
+}
+_QUIET = {Stage.DELETING, Stage.UNREADABLE, Stage.WITHOUT_KUBERAY, Stage.BLOCKED}
+"""Nothing is touched."""
+TEACHER_KINDS = (Kind.SERVICE, Kind.POD_DISRUPTION_BUDGET, Kind.NETWORK_POLICY, Kind.SECRET, Kind.DEPLOYMENT)
+"""The Deployment goes last: as long as it is seen, the others are deleted again."""
+
+
+# ---------------------------------------------------------------- apply
+def to_apply(situation: Situation, course: Course, status: Status) -> tuple[Manifest, ...]:
+    """In order. Nothing while a new attempt is only being written down."""
+    job = situation.job
+    if job is None or course.attempt != situation.attempt:
+        return ()
+    models = course.models if course.models.report else models_of(situation, job)
+    manifests: list[Manifest] = []
+    if course.stage in _APPLYING and not situation.strangers:
+        manifests += _foundation(situation, course, models, _request(situation, course, status))
+    if course.stage is Stage.FETCHING and models.report is None and _models_job_is_free(situation):
+        manifests.append(build.models_job(job, situation.settings))
+    if models.estimate is not None:
+        manifests += _teachers(situation, course, models.estimate)
+        if course.stage is Stage.LAUNCHING:
+            manifests.append(build.rayjob(job, course.attempt or 1, situation.settings, models.estimate))
+    return tuple(manifests)
+
+
+def _foundation(situation: Situation, course: Course, models: Models, request: Request | None) -> Iterator[Manifest]:
+    """All of it when its digest says so; the config alone when only the models have become known."""
+    job, settings, attempt = situation.job, situation.settings, course.attempt or 1
+    assert job is not None
+    config, mailbox = situation.config, situation.mailbox
+    digest = config.digest if config else ""
+    stop_is_told = mailbox is not None and mailbox.request == request
+    if digest == build.foundation_digest(job, attempt, models.report, settings):
+        if not stop_is_told:
+            yield build.mailbox(job, request)
+        return
+    manifests = build.foundation(job, attempt, models.report, request, settings)
+    only_models = stop_is_told and digest == build.foundation_digest(job, attempt, None, settings)
+    yield from manifests[-1:] if only_models else manifests
+
+
+def _request(situation: Situation, course: Course, status: Status) -> Request | None:
+    """A stop in progress, as the status tells it: whatever a mailbox says, this is what it has to say."""
+    stopping = next((each for each in status.conditions if each.type == "Suspended" and each.status == "Unknown"), None)
+    if stopping is None or course.attempt is None:
+        return None
+    return Request(attempt=course.attempt, stop="Suspend", time=stopping.last_transition_time)
+
+
+def _models_job_is_free(situation: Situation) -> bool:
+    """Neither the Job nor pods of one before: their last words would be taken for the new one's."""
+    return situation.observed.models_job is None and not any(pod.role == "models" for pod in situation.observed.pods)
+
+
+def _teachers(situation: Situation, course: Course, memory: MemoryEstimate) -> Iterator[Manifest]:
+    """What runs is left as it is: an operator's upgrade must not restart a teacher in the middle of an attempt."""
+    job = situation.job
+    assert job is not None
+    starting = course.stage in (Stage.WAITING, Stage.LAUNCHING)
+    stopped = course.stage in (Stage.RELEASING, Stage.SUSPENDED)
+    if not (starting or stopped or course.stage in (Stage.QUEUED, Stage.STARTING, Stage.TRAINING)):
+        return
+    deployments = {each.name: each for each in situation.observed.deployments}
+    for teacher in served(job):
+        found = deployments.get(names.teacher(job.metadata.name, teacher.name))
+        if found is not None and (found.deleting or found.owner_uid != situation.observed.uid):
+            continue
+        if stopped:
+            if found is not None and found.replicas != 0:
+                yield from build.teacher_set(job, teacher, situation.settings, memory, replicas=0)
+            continue
+        manifests = build.teacher_set(job, teacher, situation.settings, memory)
+        same = found is not None and found.digest == build.digest_of(manifests[-1])
+        kept = found is not None and not starting and found.replicas == teacher.sglang.replicas
+        if not (same or kept):
+            yield from manifests
+
+
+def served(job: OPDJob) -> list[Teacher]:
+    """Teachers that the job deploys."""
+    return [each for each in job.spec.teachers if each.mode == "SGLang" and not each.sglang.endpoint]
+
+
+# ---------------------------------------------------------------- delete
+def to_delete(situation: Situation, course: Course) -> tuple[ObjectRef, ...]:
+    """This job's own objects only; a stranger's is never touched."""
+    if course.stage in _QUIET:
+        return ()
+    return (*_old_rayjobs(situation, course), *_old_teachers(situation, course), *_old_models_job(situation, course))
+
+
+def _old_rayjobs(situation: Situation, course: Course) -> Iterator[ObjectRef]:
+    until = farewell(situation)
+    for rayjob in situation.rayjobs:
+        current = rayjob.attempt == course.attempt
+        if rayjob.deleting or (current and course.stage not in ENDED):
+            continue
+        succeeded = course.complete or (until is not None and situation.now < until)
+        if current and succeeded and rayjob.job_status not in ("SUCCEEDED", "FAILED", "STOPPED"):
+            continue
+        yield ObjectRef(Kind.RAY_JOB, rayjob.name)
+
+
+def _old_teachers(situation: Situation, course: Course) -> Iterator[ObjectRef]:
+    """All at the end; before, those that the document does not name any more (it may change while suspended)."""
+    job = situation.job
+    wanted = {names.teacher(job.metadata.name, each.name) for each in served(job)} if job else set()
+    for deployment in situation.observed.deployments:
+        mine = deployment.owner_uid == situation.observed.uid and not deployment.deleting
+        if mine and (course.stage is Stage.FINISHED or deployment.name not in wanted):
+            yield from (ObjectRef(kind, deployment.name) for kind in TEACHER_KINDS)
+
+
+def _old_models_job(situation: Situation, course: Course) -> Iterator[ObjectRef]:
+    """Its report is stored, its job is over, or it has to run again."""
+    found, models = situation.observed.models_job, course.models
+    if found is None or found.deleting or found.owner_uid != situation.observed.uid:
+        return
+    needed = course.stage is Stage.FETCHING and not models.again
+    if not needed:
+        yield ObjectRef(Kind.JOB, names.models_job(situation.observed.name))
