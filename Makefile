@@ -1,4 +1,4 @@
-# Few verbs. `make demo` and `make test` need only Python 3, make and git: what else they need, `make setup` installs.
+# Few verbs. `make demo` needs only Python 3, make and git, `make test` Go too: what else they need is installed or built.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -10,7 +10,7 @@ export OMP_NUM_THREADS ?= 1
 # Nothing here talks to a hub unless a job names one.
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup lock demo test test-full fmt check generate verify bench clean
+.PHONY: help setup testbed lock demo test test-full fmt check generate verify bench clean
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ $(VENV)/.ready: requirements/requirements.lock requirements/sglang.txt pyproject
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
+testbed: setup ## the programs of a Kubernetes control plane, found or built (12 minutes the first time on two cores)
+	@$(BIN)/python tests/testbed/programs.py control tools
+
 lock: export LC_ALL := C
 lock: ## renew requirements/requirements.lock from requirements.in, and what SGLang wants beyond it on GPUs
 	$(UV) pip compile -q --no-annotate --no-header --no-emit-index-url --python-version 3.12 requirements/requirements.in -o requirements/requirements.lock
@@ -36,10 +39,10 @@ demo: setup ## distil the arithmetic student on this machine (about 3 minutes on
 	@$(BIN)/python examples/install.py
 	@$(BIN)/opd run --fresh examples/arithmetic/opdjob.yaml
 
-test: setup check ## everything CI runs; what is skipped is printed with its reason
+test: setup check testbed ## everything CI runs; what is skipped is printed with its reason
 	$(BIN)/python -m pytest -m "not full" tests
 
-test-full: setup check ## every matrix and three seeds; writes docs/test-report.md
+test-full: setup check testbed ## every matrix and three seeds; writes docs/test-report.md
 	$(BIN)/python -m pytest tests --test-report docs/test-report.md
 
 check: setup ## lint, types, import rules, generated files
