@@ -16,8 +16,14 @@ from opd_api.spec import (
     Optimizer,
     Reward,
     Rollout,
+    Spec,
     Student,
 )
+
+
+def uses_bf16(spec: Spec) -> bool:
+    """Whether model weights and engines are BF16; else all is FP32."""
+    return spec.student.precision == "BF16" or (spec.student.precision == "Auto" and spec.device == "CUDA")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +33,8 @@ class SGLangTeacher:
     name: str
     endpoint: str
     """Base URL of a running server, or "" when this run must start one from `model_path`."""
+    discovered: bool = False
+    """True: the endpoint's host name stands for every ready server of the operator's Deployment."""
     model_path: Path | None
     memory_fraction: float
     args: tuple[str, ...]
@@ -63,6 +71,16 @@ class PromptSource:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Remote:
+    """A folder of a hub or bucket. In a cluster every node that reads it fetches it for itself, to the same path."""
+
+    uri: str
+    """With the commit that was found, so that all nodes read the same."""
+    path: Path
+    cache_dir: Path
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TrainConfig:
     """Everything a run needs to know. Built by `orchestrate.resolve`; read everywhere, written nowhere."""
 
@@ -82,6 +100,8 @@ class TrainConfig:
     """Hugging Face folder of the student: architecture, tokenizer, first weights."""
     student_load: Path | None
     reference_path: Path | None
+    remotes: tuple[Remote, ...] = ()
+    """Of the folders that trainers read, those to fetch first; none on one machine, where it has been done."""
     teacher: SGLangTeacher | MegatronTeacher
     prompts: tuple[PromptSource, ...]
     eval_prompts: tuple[PromptSource, ...]

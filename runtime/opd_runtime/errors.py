@@ -8,6 +8,7 @@ OPDError                    (opd_api.errors)
 ├── LogprobsUnusable        nobody: the sample is masked and counted; above a share the step fails
 ├── EngineUnavailable       the loop: the engine is restarted with the current weights
 ├── TrainerLost             nobody: the attempt ends, the next one resumes from the newest checkpoint
+├── AttemptLost             nobody: another driver has this attempt or a later one; this one ends and touches nothing
 ├── WeightSyncFailed        the loop: engines restart; twice in a row fails the attempt
 └── CheckpointIncomplete    the resume: an older checkpoint is used
 """
@@ -51,6 +52,10 @@ class EngineUnavailable(OPDError):
 
 class TrainerLost(OPDError):
     """A trainer process died: its ranks cannot go on without it."""
+
+
+class AttemptLost(OPDError):
+    """Somebody else has run this attempt, or runs a later one: this driver must leave everything as it is."""
 
 
 class WeightSyncFailed(OPDError):

@@ -4,6 +4,7 @@
 `runs/volumes`), or what `--volume CLAIM=DIR` says. How hubs and buckets are asked is in `remote`.
 """
 
+import fcntl
 import json
 import os
 import re
@@ -141,6 +142,28 @@ def resolve_prompts(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> s
     if parsed.scheme is Scheme.HF_MODEL:
         raise UserError(f"{uri} names a model, not prompts", hint=f"hf://datasets/{parsed.place} names a data set")
     return str(_locate(parsed, volumes, cache_dir))
+
+
+def is_remote(uri: str) -> bool:
+    """Whether it names a folder of the hub or of a bucket."""
+    return parse_uri(uri).scheme in (Scheme.HF_MODEL, Scheme.S3)
+
+
+def pinned(uri: str, folder: Path) -> str:
+    """The URI of what `folder` holds: of the hub's names, that of the commit."""
+    parsed = parse_uri(uri)
+    return f"hf://{parsed.place}@{folder.name}" if parsed.scheme is Scheme.HF_MODEL else uri
+
+
+def fetch_here(uri: str, path: Path, cache_dir: Path) -> None:
+    """Brings what another machine has at `path` to the same place here, unless it is there. One process at a time."""
+    if path.is_dir() and not ((path / "config.json").exists() and missing_model_files(path)):
+        return
+    cache_dir.mkdir(parents=True, exist_ok=True)
+    with open(cache_dir / ".fetching", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        found = resolve_checkpoint(uri, {}, cache_dir)
+    assert found == path, f"{uri} is at {found} here, elsewhere at {path}"
 
 
 def missing_model_files(folder: Path, *, weights: bool = True) -> list[str]:

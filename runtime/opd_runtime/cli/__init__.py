@@ -46,8 +46,8 @@ def opd(
 
 
 def _register() -> None:
-    """The verbs, in the order of the help: a job's life, then models and servers."""
-    from . import convert, evaluate, fetch, get, plot, probe, render, run, validate
+    """The verbs, in the order of the help: a job's life, then models and servers, then what pods run."""
+    from . import convert, evaluate, fetch, get, plot, probe, render, run, serve, train, validate
 
     for verb, function, sentence in (
         ("validate", validate.validate, "Check a job: every problem at once."),
@@ -59,6 +59,8 @@ def _register() -> None:
         ("fetch", fetch.fetch, "Fetch models and data ahead of time."),
         ("convert", convert.convert, "Convert a model: Hugging Face to Megatron, or back."),
         ("probe", probe.probe, "Ask a server whether it can teach."),
+        ("serve", serve.serve, "Serve a job's teacher."),
+        ("train", train.train, "One attempt at a job, inside its Ray cluster."),
     ):
         app.command(verb, short_help=sentence)(function)
 

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..batch import Batch
-from ..config import TrainConfig
+from ..config import Remote, TrainConfig
 from ..rollout.server import SGLangServer
+from ..uris import fetch_here
 
 if TYPE_CHECKING:
     from .weight_sync import WeightSender
@@ -37,6 +38,8 @@ class TrainerActor:
         # torch's words for "the store is there already": rank 0 must not open it again.
         os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
+        for remote in cfg.remotes:
+            fetch_here(remote.uri, remote.path, remote.cache_dir)
         from ..megatron.trainer import Trainer
 
         self.trainer = Trainer(cfg)
@@ -112,12 +115,15 @@ class ServerSpec:
     args: tuple[str, ...]
     api_key: str
     log_dir: Path
+    remote: Remote | None = None
+    """What to fetch `model_path` from when it is not there."""
 
 
 class ServerActor:
     """Keeps one SGLang server: starts it where its GPUs are, restarts it on the same port, takes it down."""
 
     def __init__(self, spec: ServerSpec, index: int, port: int = 0) -> None:
+        self.remote = spec.remote
         self.server = SGLangServer(
             spec.model_path,
             device=spec.device,
@@ -132,7 +138,9 @@ class ServerActor:
         )
 
     def start(self) -> None:
-        """Returns at once; `ready` waits. A server that is already there is stopped first."""
+        """Returns once the model is here; `ready` waits. A server that is already there is stopped first."""
+        if self.remote is not None:
+            fetch_here(self.remote.uri, self.remote.path, self.remote.cache_dir)
         self.server.stop()
         self.server.start()
 

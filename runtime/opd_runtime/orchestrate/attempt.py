@@ -21,6 +21,7 @@ from ..rollout.rewards.rewarder import NEEDS_LABEL
 from ..rollout.sample import Prompt
 from ..rollout.tokenizer import PromptTokenizer
 from ..teacher.scorer import TeacherScorer
+from ..uris import uri_of
 from .actors import ServerSpec
 from .evaluate import Evaluator
 from .loop import Run, evaluate_student, train
@@ -28,6 +29,7 @@ from .placement import ENGINE_RESOURCE, Servers, Trainers, Weights
 from .record import RunState
 from .rollouts import Rollouts
 from .teacher_servers import TeacherServers, probe_batch
+from .teacher_service import TeacherService
 
 ENGINE_STARTUP_TIMEOUT_SECONDS = 1800.0
 
@@ -65,12 +67,14 @@ async def run_attempt(inputs: Inputs, reporter: Reporter, stop: asyncio.Event, *
     `started`: when the attempt began, by time.monotonic; its seconds count from there.
     """
     cfg = inputs.cfg
-    teacher = TeacherServers(cfg, cfg.teacher) if isinstance(cfg.teacher, SGLangTeacher) else None
+    teacher = _servers_of(cfg) if isinstance(cfg.teacher, SGLangTeacher) else None
     async with _started(inputs, reporter, stop, teacher, resume) as run:
         run.state.seconds += time.monotonic() - started
         await _before_training(run, teacher)
         work = _train_and_export(run)
-        completed = await (while_watching(work, teacher.watch(reporter.note)) if teacher else work)
+        completed = await (
+            while_watching(work, teacher.watch(reporter.note, reporter.teacher_ready)) if teacher else work
+        )
     _finish(run, completed)
     return completed
 
@@ -80,7 +84,7 @@ async def _train_and_export(run: Run) -> bool:
     if completed and run.cfg.checkpoint.export_hugging_face:
         run.reporter.phase("exporting the student")
         await run.trainers.export(run.cfg.export_dir)
-        run.reporter.checkpoint(run.cfg.steps, run.cfg.checkpoint_dir.as_uri(), run.cfg.export_dir.as_uri())
+        run.reporter.checkpoint(run.cfg.steps, uri_of(run.cfg.checkpoint_dir), uri_of(run.cfg.export_dir))
     return completed
 
 
@@ -166,6 +170,11 @@ def _generator(inputs: Inputs, engines: Servers, weights: Weights, scorer: Teach
     )
 
 
+def _servers_of(cfg: TrainConfig) -> TeacherServers:
+    assert isinstance(cfg.teacher, SGLangTeacher)
+    return (TeacherService if cfg.teacher.discovered else TeacherServers)(cfg, cfg.teacher)
+
+
 def _what_starts(teacher: TeacherServers | None) -> str:
     if teacher is None:
         return "loading student and teacher, starting engines"
@@ -208,4 +217,5 @@ def _engine_spec(cfg: TrainConfig) -> ServerSpec:
         args=tuple(engines.args),
         api_key="",
         log_dir=cfg.run_dir / "logs",
+        remote=next((remote for remote in cfg.remotes if remote.path == cfg.student_path), None),
     )

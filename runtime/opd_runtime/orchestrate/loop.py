@@ -9,6 +9,7 @@ from ..config import TrainConfig
 from ..report.metrics import StepRecord, now
 from ..report.reporter import Reporter
 from ..teacher.scorer import TeacherScorer
+from ..uris import uri_of
 from .evaluate import Evaluator
 from .placement import Trainers, Weights
 from .record import RunState, eval_metrics, rollout_metrics, teacher_metrics, time_metrics
@@ -83,7 +84,7 @@ async def evaluate_student(run: Run) -> dict[str, float]:
 
 async def save(run: Run) -> None:
     await run.trainers.save(run.state.step, run.state.to_json())
-    run.reporter.checkpoint(run.state.step, run.cfg.checkpoint_dir.as_uri())
+    run.reporter.checkpoint(run.state.step, uri_of(run.cfg.checkpoint_dir))
 
 
 def kl_coef(cfg: TrainConfig, state: RunState, step: int) -> float:

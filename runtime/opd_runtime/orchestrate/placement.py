@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
-from ray.util.placement_group import PlacementGroup, placement_group
+from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
 from ..batch import Batch
@@ -30,7 +30,10 @@ async def _placed(resource: str, replicas: int, gpus: int) -> PlacementGroup:
     group = placement_group([bundle] * replicas, strategy="PACK")
     try:
         await asyncio.wait_for(group.ready(), PLACEMENT_TIMEOUT_SECONDS)
-    except TimeoutError as error:
+    except BaseException as error:
+        remove_placement_group(group)
+        if not isinstance(error, TimeoutError):
+            raise
         raise EngineUnavailable(
             f"Ray has no room for {replicas} x {bundle} after {PLACEMENT_TIMEOUT_SECONDS} s; "
             f"it has {ray.cluster_resources()}"
@@ -55,14 +58,15 @@ class Trainers:
     def __init__(self, cfg: TrainConfig) -> None:
         self.cfg = cfg
         self.actors: list[Any] = []
+        self._group: PlacementGroup | None = None
 
     async def start(self, *, resume: bool) -> tuple[int, dict[str, Any]] | None:
         """Places, builds and (with `resume`) loads every rank. Returns the checkpoint's step and driver state."""
         shape, cuda = self.cfg.student.trainers, self.cfg.device == "cuda"
         per_pod = shape.gpus_per_replica
-        group = await _placed(TRAINER_RESOURCE, shape.replicas, per_pod if cuda else 0)
+        self._group = await _placed(TRAINER_RESOURCE, shape.replicas, per_pod if cuda else 0)
         self.actors = [
-            _actor(TrainerActor, group, rank // per_pod, TRAINER_RESOURCE, 1 / per_pod, 1 if cuda else 0).remote(
+            _actor(TrainerActor, self._group, rank // per_pod, TRAINER_RESOURCE, 1 / per_pod, 1 if cuda else 0).remote(
                 rank, self.cfg.world_size, self.cfg.run_dir / "logs"
             )
             for rank in range(self.cfg.world_size)
@@ -112,8 +116,11 @@ class Trainers:
             raise TrainerLost(f"a trainer process died: {_first_line(error)}") from error
 
     def kill(self) -> None:
+        """The ranks at once, and their place: others may have it."""
         for actor in self.actors:
             ray.kill(actor)
+        if self._group is not None:
+            remove_placement_group(self._group)
 
 
 class Servers:
@@ -126,6 +133,7 @@ class Servers:
         self.actors: list[Any] = []
         self.urls: list[str] = []
         self._ports = [0] * spec.replicas
+        self._group: PlacementGroup | None = None
 
     async def start(self) -> None:
         """Places the keepers and starts their servers; returns before the servers answer."""
@@ -144,11 +152,20 @@ class Servers:
             await self.actors[index].start.remote()
         except ray.exceptions.RayActorError:
             self.actors[index] = self._new_actor(index)
-            await self.actors[index].start.remote()
+            await self._started_again(index)
         [(self.urls[index], self._ports[index])] = await _results(
             [self.actors[index].ready.remote(self.startup_timeout_seconds)]
         )
         return self.urls[index]
+
+    async def _started_again(self, index: int) -> None:
+        """A keeper that must find a place first: its pod may be gone, and a new one on its way."""
+        try:
+            await asyncio.wait_for(self.actors[index].start.remote(), PLACEMENT_TIMEOUT_SECONDS)
+        except TimeoutError as error:
+            raise EngineUnavailable(
+                f"no place for {self.spec.name} {index} again after {PLACEMENT_TIMEOUT_SECONDS} s"
+            ) from error
 
     async def dead(self) -> list[int]:
         """Indices of servers (or keepers) that are gone."""
@@ -156,7 +173,10 @@ class Servers:
         return [index for index, answer in enumerate(answers) if answer is not True]
 
     async def stop(self) -> None:
+        """The servers, their keepers, and their place."""
         await asyncio.gather(*(actor.stop.remote() for actor in self.actors), return_exceptions=True)
+        if self._group is not None:
+            remove_placement_group(self._group)
 
     async def pids(self) -> list[tuple[int, int]]:
         return await _results([actor.pids.remote() for actor in self.actors])
@@ -166,6 +186,7 @@ class Servers:
         return self.spec.gpus if self.spec.device == "cuda" else 0
 
     def _new_actor(self, index: int) -> Any:
+        assert self._group is not None, "start() comes first"
         actor = _actor(ServerActor, self._group, index, self.resource, 1.0, self._gpus)
         return actor.remote(self.spec, index, self._ports[index])
 

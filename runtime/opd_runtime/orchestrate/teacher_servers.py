@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -38,31 +39,42 @@ class TeacherServers:
 
     async def prove(self, student_logprobs: Sequence[float] | None = None) -> None:
         """The semantic probe of every server. Raises TeacherUnavailable with what is wrong."""
+        timeout = self.teacher.startup_timeout_seconds
         for url in self.urls:
-            report = await probe_when_ready(
-                url,
-                startup_timeout_seconds=self.teacher.startup_timeout_seconds,
-                probe_ids=self.questions.probe_ids,
-                vocab_size=self.questions.vocab_size,
-                token_probes=self.questions.token_probes,
-                api_key=self.teacher.api_key,
-                student_logprobs=student_logprobs,
-            )
+            asked = self.asked | {"student_logprobs": student_logprobs}
+            report = await probe_when_ready(url, startup_timeout_seconds=timeout, **asked)
             report.raise_if_failed()
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """Arguments of every probe."""
+        return {
+            "probe_ids": self.questions.probe_ids,
+            "vocab_size": self.questions.vocab_size,
+            "token_probes": self.questions.token_probes,
+            "api_key": self.teacher.api_key,
+        }
 
     def scorer(self) -> TeacherScorer:
         return TeacherScorer(self.urls, vocab_size=self.questions.vocab_size, api_key=self.teacher.api_key)
 
-    async def watch(self, note: Callable[[str], None]) -> None:
-        """For ever: a server that died comes back on its port and is proven again; the scorer retries meanwhile."""
+    async def watch(self, note: Callable[[str], None], ready: Callable[[int], None]) -> None:
+        """For ever: a server that died comes back on its port and is proven again; the scorer retries meanwhile.
+
+        `note` takes what happened, `ready` how many servers are proven and answer.
+        """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
             if self.servers is None:
                 continue
-            for index in await self.servers.dead():
+            dead = await self.servers.dead()
+            for index in dead:
                 note(f"teacher server {index} died: starting it again")
+                ready(len(self.urls) - len(dead))
                 await self.servers.restart(index)
                 await self.prove()
+            if dead:
+                ready(len(self.urls))
 
     async def stop(self) -> None:
         if self.servers is not None:

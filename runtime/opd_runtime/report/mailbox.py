@@ -72,7 +72,7 @@ class Mailbox:
         self.interval_seconds, self._say = interval_seconds, say
         self.stop_requested = threading.Event()
         """Set once the operator has asked this attempt to stop."""
-        self._on_stop: Callable[[], None] = lambda: None
+        self._on_stop: Callable[[], object] = lambda: None
         self._http: httpx.Client | None = None
         self._trouble = ""
         self._changed = threading.Condition()
@@ -87,7 +87,7 @@ class Mailbox:
             self._newest = report
             self._changed.notify_all()
 
-    def on_stop(self, act: Callable[[], None]) -> None:
+    def on_stop(self, act: Callable[[], object]) -> None:
         """`act` is called, in another thread, when a stop is asked for; at once when it has been already."""
         self._on_stop = act
         if self.stop_requested.is_set():

@@ -27,6 +27,8 @@ HERE = Path(__file__).parent
 CPU_KV_CACHE_BYTES = 512 * 2**20
 CPU_MAX_TOTAL_TOKENS = 131_072
 CPU_MAX_RUNNING_REQUESTS = 256
+CPU_PAGE_TOKENS = 16
+"""Of the KV cache: attention copies whole pages (`opd_cpu_attention.py`)."""
 CUDA_GRACE_SECONDS = 20.0
 """SGLang's own drain takes 5 s and more; on CUDA it returns memory in order, on a CPU there is nothing to return."""
 POLL_SECONDS = 0.1
@@ -35,6 +37,21 @@ PORTS = range(20_000, 32_768)
 """Below those of outgoing connections, one of which could take a port between the choice and SGLang's own bind."""
 CANNOT_BIND = "error while attempting to bind on address"
 """SGLang lives on after its HTTP server said this."""
+
+KEY_FILE, LOGGING_FILE = "key.yaml", "logging.json"
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {"line": {"format": "[%(asctime)s] %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}},
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "root": {"level": "INFO", "handlers": ["stderr"]},
+    "loggers": {
+        "sglang.srt.entrypoints.engine": {"level": "WARNING"},
+        "httpx": {"level": "WARNING"},
+        "httpcore": {"level": "WARNING"},
+    },
+}
+"""SGLang's own, but for the line in which its engine prints every setting, the key included."""
 
 # A launcher's rank and address would send SGLang's own torch.distributed to the trainers.
 FOREIGN_VARIABLES = ("MASTER_ADDR", "MASTER_PORT", "RANK", "WORLD_SIZE", "LOCAL_RANK", "PYTHONPATH")
@@ -50,13 +67,14 @@ def command(
     tensor_parallel: int,
     memory_fraction: float,
     weight_version: int,
-    api_key: str = "",
+    key_dir: Path | None = None,
     extra_args: Sequence[str] = (),
     environ: Mapping[str, str],
 ) -> tuple[list[str], dict[str, str]]:
     """Arguments and environment of a server. Pure but for reading the model's config.json on a CPU.
 
-    Requests carry token ids only, so no server loads a tokenizer. `extra_args` come last and win.
+    Requests carry token ids only, so no server loads a tokenizer. `extra_args` come last and win. `key_dir` is what
+    `write_key` has made, for a server that wants a key.
     """
     env = {name: value for name, value in environ.items() if name not in FOREIGN_VARIABLES}
     env |= {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
@@ -65,8 +83,10 @@ def command(
         *("--dtype", "bfloat16" if bf16 else "float32", "--tp-size", str(tensor_parallel)),
         *("--weight-version", str(weight_version), "--skip-tokenizer-init", "--skip-server-warmup"),
         *("--log-level-http", "warning"),
-        *(("--api-key", api_key) if api_key else ()),
     ]
+    if key_dir is not None:
+        argv += ["--config", str(key_dir / KEY_FILE)]
+        env.setdefault("SGLANG_LOGGING_CONFIG_PATH", str(key_dir / LOGGING_FILE))
     if device == "cuda":
         launcher = ["-m", "sglang.launch_server"]
         argv += ["--mem-fraction-static", str(memory_fraction)]
@@ -77,6 +97,19 @@ def command(
     return [sys.executable, *launcher, *argv, *extra_args], env
 
 
+def guarded(argv: Sequence[str], *, parent_pid: int, scratch: str) -> list[str]:
+    """The command under its guardian, who lives as long as `parent_pid` and removes `scratch` at the end."""
+    return [sys.executable, "-IS", str(HERE / "guardian.py"), str(parent_pid), scratch, *argv]
+
+
+def write_key(folder: Path, api_key: str) -> Path:
+    """Gives a server its key in a file: neither the list of processes nor its log shows it. Returns `folder`."""
+    with open(folder / KEY_FILE, "w", opener=lambda path, flags: os.open(path, flags, 0o600)) as file:
+        file.write(f"api-key: {json.dumps(api_key)}\n")
+    (folder / LOGGING_FILE).write_text(json.dumps(LOGGING))
+    return folder
+
+
 def _cpu_args(model_path: Path) -> list[str]:
     """Every operation in torch's own code, no graphs, no overlap thread; asleep when idle; a small KV cache."""
     return [
@@ -84,7 +117,7 @@ def _cpu_args(model_path: Path) -> list[str]:
         *("--grammar-backend", "none", "--disable-overlap-schedule", "--sleep-on-idle"),
         *("--cuda-graph-backend-decode", "disabled", "--cuda-graph-backend-prefill", "disabled"),
         *("--max-total-tokens", str(cpu_cache_tokens(model_path))),
-        *("--max-running-requests", str(CPU_MAX_RUNNING_REQUESTS)),
+        *("--page-size", str(CPU_PAGE_TOKENS), "--max-running-requests", str(CPU_MAX_RUNNING_REQUESTS)),
     ]
 
 
@@ -128,9 +161,9 @@ class SGLangServer:
             "tensor_parallel": tensor_parallel,
             "memory_fraction": memory_fraction,
             "weight_version": weight_version,
-            "api_key": api_key,
             "extra_args": tuple(extra_args),
         }
+        self._api_key = api_key
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -154,21 +187,21 @@ class SGLangServer:
             raise UserError("no model here: config.json is missing", path=str(self.model_path))
         if self._chooses_port:
             self.port = free_port(self.host)
+        self._scratch = tempfile.mkdtemp(prefix="opd-")
         argv, env = command(
             self.model_path,
             device=self.device,
             host=self.host,
             port=self.port,
+            key_dir=write_key(Path(self._scratch), self._api_key) if self._api_key else None,
             environ=os.environ,
             **self._settings,  # type: ignore[arg-type]
         )
-        self._scratch = tempfile.mkdtemp(prefix="opd-")
-        guardian = [sys.executable, "-IS", str(HERE / "guardian.py"), str(os.getpid()), self._scratch]
         self.log_path.parent.mkdir(parents=True, exist_ok=True)
         with self.log_path.open("ab") as log:
             self._log_start = log.tell()
             self._process = subprocess.Popen(
-                [*guardian, *argv],
+                guarded(argv, parent_pid=os.getpid(), scratch=self._scratch),
                 env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

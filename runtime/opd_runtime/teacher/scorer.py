@@ -103,6 +103,13 @@ class TeacherScorer:
         self._counter.scored += len(results) - failed
         return results
 
+    def use(self, endpoints: Sequence[str]) -> None:
+        """The replicas to ask from now on; what is on its way to others is waited for."""
+        assert endpoints, "a teacher has at least one endpoint"
+        known = {endpoint.url: endpoint for endpoint in self._endpoints}
+        self._endpoints = [known.get(url.rstrip("/")) or _Endpoint(url.rstrip("/")) for url in endpoints]
+        self._schedule_pump()
+
     def take_stats(self) -> ScorerStats:
         """Counters since the last call."""
         return self._counter.take()

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 
 from opd_runtime.errors import EngineUnavailable, UserError
 from opd_runtime.rollout import server as server_module
-from opd_runtime.rollout.server import SGLangServer, command, cpu_cache_tokens
+from opd_runtime.rollout.server import SGLangServer, command, cpu_cache_tokens, write_key
 
 GUARDIAN = Path(server_module.__file__).parent / "guardian.py"
 
@@ -62,8 +63,21 @@ def test_a_trainers_rendezvous_never_reaches_a_server(tmp_path):
 
 
 def test_the_users_arguments_come_last_and_win(tmp_path):
-    argv, _ = make_command(tmp_path, extra_args=("--max-total-tokens", "99"), api_key="k")
-    assert argv[-2:] == ["--max-total-tokens", "99"] and value_of(argv, "--api-key") == "k"
+    argv, _ = make_command(tmp_path, extra_args=("--max-total-tokens", "99"))
+    assert argv[-2:] == ["--max-total-tokens", "99"]
+
+
+def test_a_key_travels_in_a_file_that_only_its_owner_reads(tmp_path):
+    argv, env = make_command(tmp_path, key_dir=write_key(tmp_path, 's3cret: "x"'))
+    assert not any("s3cret" in text for text in [*argv, *env.values()])
+    file = Path(value_of(argv, "--config"))
+    assert yaml.safe_load(file.read_text()) == {"api-key": 's3cret: "x"'}
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+def test_without_a_key_there_is_no_file(tmp_path):
+    argv, env = make_command(tmp_path)
+    assert "--config" not in argv and "SGLANG_LOGGING_CONFIG_PATH" not in env
 
 
 @pytest.mark.parametrize(
