@@ -95,7 +95,9 @@ class Cluster:
 
     def kubectl(self, *arguments: str | Path, stdin: str = "", kubeconfig: Path | None = None) -> str:
         """What it prints. Raises KubectlFailed."""
-        command = [locate("kubectl"), "--kubeconfig", kubeconfig or self.kubeconfig, *arguments]
+        # Not the user's cache: another cluster may have had this port.
+        own = ["--kubeconfig", kubeconfig or self.kubeconfig, "--cache-dir", self.folder / "kubectl-cache"]
+        command = [locate("kubectl"), *own, *arguments]
         done = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             said = (f"kubectl {' '.join(map(str, arguments))}", done.stdout, done.stderr.strip(), stdin)
@@ -104,7 +106,7 @@ class Cluster:
 
     def get(self, *arguments: str) -> Any:
         """`kubectl get` as data."""
-        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+        return json.loads(self.kubectl("get", *arguments, "--output", "json"))
 
     def kubeconfig_for(self, namespace: str, name: str) -> Path:
         """Of a ServiceAccount, with a token of its own that outlives the tests."""

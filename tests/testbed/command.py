@@ -40,7 +40,8 @@ def up(mode: Mode = typer.Argument("control"), folder: Path = _folder) -> None:
 @app.command()
 def env(folder: Path = _folder) -> None:
     """Prints what a shell needs: eval "$(python tests/testbed/cluster.py env)"."""
-    print(f"export KUBECONFIG={folder / 'admin.kubeconfig'} PATH={locate('kubectl').parent}:$PATH")
+    kubectl = f"KUBECONFIG={folder / 'admin.kubeconfig'} KUBECACHEDIR={folder / 'kubectl-cache'}"
+    print(f"export {kubectl} PATH={locate('kubectl').parent}:$PATH")
 
 
 @app.command()
