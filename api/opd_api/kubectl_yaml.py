@@ -9,6 +9,8 @@ import yaml
 from .errors import InvalidJob, Problem
 
 _EXACT_INTEGERS = 2**53
+_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
+"""libyaml's is eight times as fast; an operator writes many configs."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,7 +75,7 @@ def parse_value(text: str, place: str) -> Any:
 
 def dump(document: dict[str, Any]) -> str:
     """YAML in the document's own order."""
-    return yaml.safe_dump(document, sort_keys=False, allow_unicode=True, width=120)
+    return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
 def plain(document: dict[str, Any], place: str) -> tuple[dict[str, Any], list[Problem]]:
