@@ -24,7 +24,6 @@ def common(job: OPDJob, *, gpus: bool) -> Env:
             "OPD_CACHE": cache_dir(job),
             "HOME": HOME_DIR,
             "TMPDIR": "/tmp",
-            "PYTHONUNBUFFERED": "1",
         }
         | ({"OMP_NUM_THREADS": "1"} if cpu else {})
         | ({"NVIDIA_VISIBLE_DEVICES": "void"} if not (cpu or gpus) else {})

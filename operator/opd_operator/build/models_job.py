@@ -8,7 +8,7 @@ from ..settings import Settings
 from .child import child
 from .places import all_uris
 from .pods import PodKind, pod_template
-from .resources import MODELS_MEMORY_MIB, small
+from .resources import MODELS_BYTES, small
 from .volumes import JOB_FILE
 
 REPORT_FILE = "/dev/termination-log"
@@ -23,7 +23,7 @@ def models_job(job: OPDJob, settings: Settings) -> Manifest:
     kind = PodKind(
         role="models",
         uris=all_uris(job),
-        resources=small(job, Resources(), MODELS_MEMORY_MIB),
+        resources=small(job, Resources(), MODELS_BYTES),
         container={
             "command": command,
             "terminationMessagePath": REPORT_FILE,

@@ -19,7 +19,7 @@ from .digest import stamped
 from .environment import api_key, ray
 from .places import all_uris, engine_uris, trainer_uris
 from .pods import PodKind, pod_template
-from .resources import HEAD_MEMORY_MIB, gpu_memory_affinity, server_gpu_bytes, sized, small
+from .resources import HEAD_BYTES, gpu_memory_affinity, server_gpu_bytes, sized, small
 from .volumes import JOB_FILE
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
@@ -74,7 +74,7 @@ def _head(job: OPDJob, attempt: int) -> PodKind:
     return PodKind(
         role="head",
         uris=all_uris(job),
-        resources=small(job, job.spec.head.resources, HEAD_MEMORY_MIB),
+        resources=small(job, job.spec.head.resources, HEAD_BYTES),
         pods=job.spec.head,
         env=ray(job, attempt) + keys[:1],
         attempt=attempt,

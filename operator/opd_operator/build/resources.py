@@ -5,21 +5,21 @@ from typing import Any
 from opd_api.memory import MemoryEstimate, ServerEstimate
 from opd_api.spec import OPDJob, Resources
 
-from ..settings import Settings
+from ..settings import GIB, Settings
 
 GPU = "nvidia.com/gpu"
 MIB = 2**20
 MEMORY_STEP_MIB = 256
 CPUS_PER_GPU = 4
-HEAD_MEMORY_MIB = 2048
+HEAD_BYTES = 2 * GIB
 """GCS, dashboard and driver."""
-MODELS_MEMORY_MIB = 1024
+MODELS_BYTES = GIB
 """Configs, tokenizers, and buffers of a download."""
 
 
-def small(job: OPDJob, user: Resources, memory_mib: int) -> dict[str, Any]:
+def small(job: OPDJob, user: Resources, host_bytes: int) -> dict[str, Any]:
     """Of a pod without GPUs."""
-    return _requirements(user, {"cpu": _small_cpu(job), "memory": f"{memory_mib}Mi"}, gpus=0)
+    return _requirements(user, {"cpu": _small_cpu(job), "memory": memory(host_bytes)}, gpus=0)
 
 
 def sized(job: OPDJob, user: Resources, gpus: int, host_bytes: int) -> dict[str, Any]:
@@ -33,8 +33,9 @@ def sized(job: OPDJob, user: Resources, gpus: int, host_bytes: int) -> dict[str,
 
 
 def memory(size_bytes: int) -> str:
-    """Rounded up to 256 MiB."""
-    return f"{-(-size_bytes // (MEMORY_STEP_MIB * MIB)) * MEMORY_STEP_MIB}Mi"
+    """Rounded up to 256 MiB and written as Kubernetes writes it: KubeRay would write it anew, and we again after it."""
+    mib = -(-size_bytes // (MEMORY_STEP_MIB * MIB)) * MEMORY_STEP_MIB
+    return f"{mib}Mi" if mib % 1024 else f"{mib // 1024}Gi"
 
 
 def _small_cpu(job: OPDJob) -> str:

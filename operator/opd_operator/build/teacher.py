@@ -11,7 +11,7 @@ from opd_api.names import LABEL_JOB, LABEL_TEACHER
 from opd_api.spec import OPDJob, Teacher
 
 from ..objects import Kind, Manifest
-from ..settings import Settings
+from ..settings import GIB, Settings
 from .child import child
 from .digest import digest, stamped
 from .environment import api_key
@@ -22,7 +22,7 @@ from .resources import gpu_memory_affinity, server_gpu_bytes, sized, teacher_est
 from .volumes import JOB_FILE
 
 PROBE_PERIOD_SECONDS = 10
-SERVER_MEMORY_BYTES = 4 * 2**30
+SERVER_MEMORY_BYTES = 4 * GIB
 """Requested for a teacher whose model's shape is unknown."""
 
 

@@ -20,14 +20,14 @@ SIZED = [
     pytest.param(
         CUDA,
         user(),
-        {"requests": {"cpu": "8", "memory": "6144Mi", "nvidia.com/gpu": "2"}, "limits": {"nvidia.com/gpu": "2"}},
+        {"requests": {"cpu": "8", "memory": "6Gi", "nvidia.com/gpu": "2"}, "limits": {"nvidia.com/gpu": "2"}},
         id="CUDA: by the plan, memory without a limit",
     ),
-    pytest.param(CPU, user(), {"requests": {"cpu": "250m", "memory": "6144Mi"}}, id="CPU: no GPUs"),
+    pytest.param(CPU, user(), {"requests": {"cpu": "250m", "memory": "6Gi"}}, id="CPU: no GPUs"),
     pytest.param(
         CPU,
         user({"cpu": 2}),
-        {"requests": {"memory": "6144Mi", "cpu": 2}},
+        {"requests": {"memory": "6Gi", "cpu": 2}},
         id="a request of the user wins for its key alone",
     ),
     pytest.param(
@@ -39,7 +39,7 @@ SIZED = [
     pytest.param(
         CUDA,
         user(limits={"nvidia.com/gpu": 4}),
-        {"requests": {"cpu": "8", "memory": "6144Mi", "nvidia.com/gpu": "4"}, "limits": {"nvidia.com/gpu": "4"}},
+        {"requests": {"cpu": "8", "memory": "6Gi", "nvidia.com/gpu": "4"}, "limits": {"nvidia.com/gpu": "4"}},
         id="GPUs of the user are both request and limit",
     ),
 ]
@@ -52,10 +52,10 @@ def test_the_user_wins_key_by_key(job: Any, resources: Resources, want: dict[str
 
 @pytest.mark.parametrize(("job", "cpu"), [(CUDA, "1"), (CPU, "100m")])
 def test_a_pod_without_processes_of_the_plan_is_small(job: Any, cpu: str) -> None:
-    assert small(job, user(), 2048) == {"requests": {"cpu": cpu, "memory": "2048Mi"}}
+    assert small(job, user(), 2 * GIB) == {"requests": {"cpu": cpu, "memory": "2Gi"}}
 
 
-@pytest.mark.parametrize(("size", "want"), [(1, "256Mi"), (GIB, "1024Mi"), (GIB + 1, "1280Mi")])
+@pytest.mark.parametrize(("size", "want"), [(1, "256Mi"), (GIB, "1Gi"), (GIB + 1, "1280Mi")])
 def test_memory_is_rounded_up_to_256_mib(size: int, want: str) -> None:
     assert memory(size) == want
 
