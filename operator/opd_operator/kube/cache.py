@@ -83,7 +83,9 @@ class Cache:
 
     def keep(self, kind: Kind, namespace: str, seen: set[tuple[str, str]], version: int) -> None:
         """A list of `version` had these (namespace, name) and no others: what else was known of then is gone."""
-        self._absent.discard(kind)
+        if kind in self._absent:
+            self._absent.discard(kind)
+            self._all_changed()
         for key, name in [*self._named(kind)]:
             if (not namespace or key.namespace == namespace) and (key.namespace, name) not in seen:
                 self._forget(kind, key, name, version)
@@ -99,12 +101,6 @@ class Cache:
             self._absent.add(kind)
             for key, name in [*self._named(kind)]:
                 self._forget(kind, key, name, None)
-            self._all_changed()
-
-    def knows(self, kind: Kind) -> None:
-        """The API server knows the kind."""
-        if kind in self._absent:
-            self._absent.discard(kind)
             self._all_changed()
 
     # ------------------------------------------------------------ what our own writes say

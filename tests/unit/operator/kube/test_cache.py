@@ -1,0 +1,179 @@
+"""What the cache holds after watches, lists and our own writes have spoken in any order."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from opd_api.documents import DocumentError, Progress
+from opd_operator.kube.cache import Cache
+from opd_operator.objects import JobKey, Kind
+
+type Make = Callable[..., dict[str, Any]]
+KEY = JobKey("ml", "demo")
+
+
+@pytest.fixture
+def changes() -> list[JobKey]:
+    return []
+
+
+@pytest.fixture
+def cache(changes: list[JobKey], job_body: Make) -> Cache:
+    """Knows job `demo` at version 10."""
+    cache = Cache((), changes.append)
+    cache.put(Kind.OPD_JOB, job_body(10))
+    changes.clear()
+    return cache
+
+
+def pods(cache: Cache) -> list[str]:
+    observed = cache.observe(KEY)
+    assert observed is not None
+    return [pod.name for pod in observed.pods]
+
+
+def phase(cache: Cache) -> str | None:
+    observed = cache.observe(KEY)
+    assert observed is not None
+    return observed.status.phase
+
+
+def test_a_job_nobody_has_seen_is_none(cache: Cache) -> None:
+    assert cache.observe(JobKey("ml", "other")) is None
+
+
+def test_an_older_view_never_replaces_our_own_newer_status(cache: Cache, job_body: Make) -> None:
+    cache.take(Kind.OPD_JOB, job_body(20, status={"phase": "Training", "attempt": 3}))
+    cache.put(Kind.OPD_JOB, job_body(15, status={"phase": "Pending"}))
+    assert phase(cache) == "Training"
+    cache.put(Kind.OPD_JOB, job_body(21, status={"phase": "Failed"}))
+    assert phase(cache) == "Failed"
+
+
+def test_the_answer_to_a_write_that_the_watch_has_passed_does_not_bring_a_deleted_object_back(
+    cache: Cache, child_body: Make
+) -> None:
+    cache.put(Kind.POD, child_body("a", 30))
+    cache.drop(Kind.POD, child_body("a", 31))
+    cache.take(Kind.POD, child_body("a", 30))
+    assert pods(cache) == []
+    cache.take(Kind.POD, child_body("a", 32))
+    assert pods(cache) == ["a"]
+
+
+def test_a_list_takes_away_what_it_does_not_have_but_keeps_what_is_newer(cache: Cache, child_body: Make) -> None:
+    cache.put(Kind.POD, child_body("vanished", 20))
+    cache.put(Kind.POD, child_body("kept", 21))
+    cache.take(Kind.POD, child_body("newer", 60))
+    cache.keep(Kind.POD, "", {("ml", "kept")}, 50)
+    assert pods(cache) == ["kept", "newer"]
+
+
+def test_a_list_of_one_namespace_leaves_the_others_alone(changes: list[JobKey], job_body: Make) -> None:
+    cache = Cache(("ml", "other"), changes.append)
+    cache.put(Kind.OPD_JOB, job_body(10))
+    cache.keep(Kind.OPD_JOB, "other", set(), 50)
+    assert cache.observe(KEY) is not None
+
+
+def test_a_late_deletion_of_an_object_made_again_is_ignored(cache: Cache, job_body: Make) -> None:
+    cache.put(Kind.OPD_JOB, job_body(40, uid="second"))
+    cache.drop(Kind.OPD_JOB, job_body(35, uid="first"))
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.uid == "second"
+
+
+def test_a_change_that_says_nothing_new_wakes_nobody(cache: Cache, changes: list[JobKey], child_body: Make) -> None:
+    cache.put(Kind.POD, child_body("a", 20))
+    cache.put(Kind.POD, child_body("a", 21, status={"podIP": "10.0.0.1"}))
+    assert changes == [KEY]
+    cache.put(Kind.POD, child_body("a", 22, status={"phase": "Running"}))
+    assert changes == [KEY, KEY]
+
+
+def test_kuberay_that_goes_and_comes_is_noticed_by_every_job(
+    cache: Cache, changes: list[JobKey], child_body: Make
+) -> None:
+    cache.put(Kind.RAY_JOB, child_body("demo-a1", 20))
+    changes.clear()
+    cache.lacks(Kind.RAY_JOB)
+    observed = cache.observe(KEY)
+    assert observed is not None and not observed.kuberay and observed.rayjobs == ()
+    assert KEY in changes
+    changes.clear()
+    cache.keep(Kind.RAY_JOB, "", set(), 50)
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.kuberay
+    assert changes == [KEY]
+
+
+def test_a_refusal_is_told_until_all_are_applied_and_only_about_the_same_job(
+    cache: Cache, changes: list[JobKey], job_body: Make
+) -> None:
+    cache.reject(KEY, "job-uid", "quota")
+    cache.reject(KEY, "job-uid", "quota")
+    assert changes == [KEY], "told once"
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.rejection == "quota"
+    cache.put(Kind.OPD_JOB, job_body(20, uid="another"))
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.rejection == ""
+    cache.reject(KEY, "job-uid", "late")
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.rejection == ""
+
+
+def test_documents_in_config_maps_are_read_when_a_job_is_observed(cache: Cache, child_body: Make) -> None:
+    report = {"attempt": 1, "phase": "Training", "step": 1, "totalSteps": 2, "time": "2026-01-01T00:00:00Z"}
+    cache.put(Kind.CONFIG_MAP, child_body("demo-mailbox", 20, data={"progress.json": json.dumps(report)}))
+    cache.put(Kind.CONFIG_MAP, child_body("demo-config", 21, data={"models.json": "{}"}))
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.mailbox is not None and observed.config is not None
+    assert isinstance(observed.mailbox.progress, Progress)
+    assert observed.mailbox.resource_version == "20"
+    assert observed.config.models is not None and observed.config.digest == "0123456789abcdef"
+
+
+@pytest.mark.parametrize(
+    ("document", "want_reason"),
+    [
+        pytest.param("{", "Unreadable", id="a document that is no JSON is an error and a value"),
+        pytest.param("x" * 70_000, "TooLarge", id="a document that is too large is not even kept"),
+    ],
+)
+def test_a_bad_document_is_said(cache: Cache, child_body: Make, document: str, want_reason: str) -> None:
+    cache.put(Kind.CONFIG_MAP, child_body("demo-mailbox", 20, data={"progress.json": document}))
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.mailbox is not None
+    assert isinstance(observed.mailbox.progress, DocumentError)
+    assert observed.mailbox.progress.reason == want_reason
+
+
+def test_a_job_that_is_none_says_why(cache: Cache, job_body: Make) -> None:
+    body = job_body(20)
+    body["spec"]["steps"] = "many"
+    cache.put(Kind.OPD_JOB, body)
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.job is None
+    assert [problem.path for problem in observed.problems] == ["spec.steps"]
+
+
+def test_a_status_with_a_foreign_field_keeps_its_attempt(cache: Cache, job_body: Make) -> None:
+    cache.put(Kind.OPD_JOB, job_body(20, status={"attempt": 4, "phase": "Nonsense", "future": {"x": 1}}))
+    observed = cache.observe(KEY)
+    assert observed is not None and observed.status.attempt == 4 and observed.status.phase is None
+
+
+def test_metrics_get_numbers_of_a_job_without_reading_its_documents(cache: Cache, job_body: Make) -> None:
+    status = {
+        "phase": "Training",
+        "progress": {"step": 5, "totalSteps": 10, "lastReportTime": "2026-01-01T00:00:00Z"},
+        "distillation": {"reverseKL": 0.5, "trend": "Spike"},
+        "teachers": [{"name": "a", "failedScores": 2}, {"name": "b"}],
+    }
+    cache.put(Kind.OPD_JOB, job_body(20, status=status))
+    (numbers,) = cache.numbers()
+    assert (numbers.step, numbers.reverse_kl, numbers.spike, numbers.failed_scores) == (5, 0.5, True, 2)
+    assert numbers.last_report == 1767225600
