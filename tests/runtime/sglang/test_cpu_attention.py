@@ -28,6 +28,7 @@ req_to_token = torch.randperm(1999)[: 20 * 99].reshape(20, 99) + 1
 rows = torch.randperm(20)[:B]
 options = dict(scaling=0.3, enable_gqa=True, is_cross_attn=False, sliding_window_size=None)
 backends = [object.__new__(ours.BatchedTorchAttention), object.__new__(Theirs)]
+backends[0]._parts = None
 
 query = torch.randn(int(new.sum()), H, D)
 cached = (cache_k, cache_v, req_to_token, rows, lens)
@@ -35,10 +36,11 @@ out = [b._run_sdpa_forward_extend(query, torch.zeros_like(query), *cached, prefi
        for b in backends]
 print("extend", float((out[0] - out[1]).abs().max()))
 query = torch.randn(B, H, D)
+backends[0]._parts = None  # as before each pass
 out = [b._run_sdpa_forward_decode(query, torch.zeros_like(query), *cached, causal=False, **options)
        for b in backends]
 print("decode", float((out[0] - out[1]).abs().max()))
-print("parts", len(backends[0]._parts(lens, cache_k)))
+print("parts", len(backends[0]._parts))
 """
 
 
