@@ -57,10 +57,10 @@ def train_attempt(job: OPDJob, places: Places, *, attempt: int, mailbox: Mailbox
 def _ended_before(mailbox: Mailbox, attempt: int) -> bool | None:
     """How this attempt ended, when it has; its report stays as it is."""
     report = mailbox.read().progress
+    if report is not None and report.attempt > attempt:
+        raise AttemptLost(f"attempt {report.attempt} of this job has begun; this is attempt {attempt}")
     if report is None or report.attempt < attempt or report.phase in ("Starting", "Training"):
         return None
-    if report.attempt > attempt:
-        raise AttemptLost(f"attempt {report.attempt} of this job has begun; this is attempt {attempt}")
     if report.phase == "Failed":
         raise AttemptLost(f"attempt {attempt} has failed before: {report.error.message if report.error else ''}")
     return report.phase == "Succeeded"
