@@ -1,0 +1,215 @@
+"""What the chart's account and a job's account may do, in both install modes, compared with committed lists.
+
+The lists are what `kubectl auth can-i --list` says beyond what every account may. Children come from the builders and
+are applied with the operator's own token; that the running operator needs no more is shown by all tests that run it.
+"""
+
+import json
+import re
+import ssl
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import yaml
+from child_jobs import JobCase, cases, documents
+from cluster import Cluster, KubectlFailed
+from helm import Helm
+from programs import locate
+
+from opd_api import names
+from opd_api.names import API_VERSION, KIND, PLURAL
+from opd_operator.objects import Kind, Manifest
+from opd_operator.plan.children import TEACHER_KINDS
+
+HERE = Path(__file__).parent
+RIGHTS = re.compile(r"^(\S*)\s+\[(.*?)\]\s+\[(.*?)\]\s+\[(.*?)\]$")
+SEEN_ONLY = {Kind.OPD_JOB.kind, Kind.RAY_CLUSTER.kind, Kind.POD.kind}
+"""Kinds that others make."""
+APPLY = "application/apply-patch+yaml"
+WATCHED, UNWATCHED = "rbac-team-a", "rbac-team-b"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """The chart, installed; `account` is a kubeconfig with the token of its ServiceAccount."""
+
+    cluster: Cluster
+    namespace: str
+    account: Path
+
+    def can(self, *arguments: str, stdin: str = "") -> str:
+        """kubectl as the operator. Raises KubectlFailed."""
+        return self.cluster.kubectl(*arguments, stdin=stdin, kubeconfig=self.account)
+
+    def apply(self, manifests: list[Manifest]) -> None:
+        """As the operator does it: server-side, conflicts forced."""
+        listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
+        options = ("--server-side", "--force-conflicts", "--field-manager=opd-operator", "--validate=strict")
+        self.can("apply", *options, "-f", "-", stdin=listed)
+
+    def http(self) -> httpx.Client:
+        """The API with the account's token, for what kubectl only does after reading."""
+        config = yaml.safe_load(self.account.read_text())
+        headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
+        tls = ssl.create_default_context(cafile=self.cluster.folder / "pki" / "ca.crt")
+        return httpx.Client(base_url=self.cluster.http.base_url, headers=headers, verify=tls, trust_env=False)
+
+
+@pytest.fixture(scope="module")
+def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    return Helm(locate("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
+
+
+@pytest.fixture(scope="module")
+def namespaces(cluster: Cluster) -> Iterator[None]:
+    for namespace in (WATCHED, UNWATCHED):
+        cluster.kubectl("create", "namespace", namespace)
+    yield
+    cluster.kubectl("delete", "namespace", WATCHED, UNWATCHED, "--wait=false")
+
+
+def installed(cluster: Cluster, helm: Helm, namespace: str, values: dict[str, Any]) -> Iterator[Release]:
+    cluster.kubectl("create", "namespace", namespace)
+    helm.install({"crds": {"install": False}, "fullnameOverride": namespace, **values}, namespace=namespace)
+    yield Release(cluster, namespace, cluster.kubeconfig_for(namespace, namespace))
+    helm.uninstall(namespace=namespace)
+    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
+
+
+@pytest.fixture(scope="module")
+def clusterwide(cluster: Cluster, helm: Helm, namespaces: None) -> Iterator[Release]:
+    yield from installed(cluster, helm, "rbac-clusterwide", {})
+
+
+@pytest.fixture(scope="module")
+def namespaced(cluster: Cluster, helm: Helm, namespaces: None) -> Iterator[Release]:
+    yield from installed(cluster, helm, "rbac-namespaced", {"watchNamespaces": [WATCHED]})
+
+
+@pytest.fixture(scope="module", params=["clusterwide", "namespaced"])
+def release(request: pytest.FixtureRequest) -> Release:
+    """Both ways to install."""
+    return request.getfixturevalue(request.param)
+
+
+def rights(cluster: Cluster, account: Path, namespace: str) -> set[str]:
+    """`resource [name]: verbs`, without what any account may."""
+    anyone = cluster.kubeconfig_for(UNWATCHED, "default")
+    return _listed(cluster, account, namespace) - _listed(cluster, anyone, namespace)
+
+
+def _listed(cluster: Cluster, account: Path, namespace: str) -> set[str]:
+    """One line a resource: the API server repeats itself where several roles say the same."""
+    found: dict[str, set[str]] = {}
+    table = cluster.kubectl("auth", "can-i", "--list", "--no-headers", "--namespace", namespace, kubeconfig=account)
+    for line in table.splitlines():
+        match = RIGHTS.match(line.rstrip())
+        assert match, line
+        resource, urls, only, verbs = match.groups()
+        found.setdefault(resource + urls + (f" [{only}]" if only else ""), set()).update(verbs.split())
+    return {f"{what}: {' '.join(sorted(verbs))}" for what, verbs in found.items()}
+
+
+def committed(name: str) -> set[str]:
+    lines = (HERE / "rbac" / f"{name}.txt").read_text().splitlines()
+    return {line for line in lines if line and not line.startswith("#")}
+
+
+def test_a_cluster_release_may_do_to_every_namespace_what_is_listed(clusterwide: Release):
+    for namespace in (WATCHED, UNWATCHED):
+        assert rights(clusterwide.cluster, clusterwide.account, namespace) == committed("operator")
+    own = rights(clusterwide.cluster, clusterwide.account, clusterwide.namespace)
+    assert own == committed("operator") | committed("operator-own-namespace")
+
+
+def test_a_namespaced_release_may_do_the_same_in_its_namespaces_and_nothing_elsewhere(namespaced: Release):
+    assert rights(namespaced.cluster, namespaced.account, WATCHED) == committed("operator")
+    assert rights(namespaced.cluster, namespaced.account, UNWATCHED) == set()
+    assert rights(namespaced.cluster, namespaced.account, namespaced.namespace) == committed("operator-own-namespace")
+
+
+def test_a_namespaced_release_has_no_binding_in_the_cluster(namespaced: Release):
+    bindings = namespaced.cluster.get("clusterrolebindings")["items"]
+    subjects = [subject for binding in bindings for subject in binding.get("subjects", ())]
+    assert namespaced.namespace not in {subject.get("namespace") for subject in subjects}
+    with pytest.raises(KubectlFailed, match="cannot list resource"):
+        namespaced.can("get", "opdjobs", "--all-namespaces")
+    assert namespaced.can("get", "opdjobs", "--namespace", WATCHED, "-o", "name") == ""
+
+
+def test_the_account_makes_changes_and_deletes_every_child(release: Release):
+    """Twice: a new object asks for other rights than one that is there."""
+    found = real_cases(release.cluster)
+    children = [child for case in found.values() for child in case.children()]
+    assert {child["kind"] for child in children} == {kind.kind for kind in Kind} - SEEN_ONLY
+    for _ in range(2):
+        release.apply(children)
+    kinds = {kind.kind for kind in (*TEACHER_KINDS, Kind.RAY_JOB, Kind.JOB)}
+    deleted = [f"{child['kind']}/{child['metadata']['name']}" for child in children if child["kind"] in kinds]
+    release.can("delete", "--namespace", WATCHED, "--wait=false", *deleted)
+
+
+def test_the_account_writes_a_jobs_status_and_deletes_the_job(release: Release):
+    name = next(iter(real_cases(release.cluster)))
+    path = f"/apis/{API_VERSION}/namespaces/{WATCHED}/{PLURAL}/{name}"
+    status = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "status": {"phase": "Pending"}}
+    with release.http() as http:
+        apply = {"params": {"fieldManager": "opd-operator-status"}, "headers": {"Content-Type": APPLY}}
+        assert http.patch(f"{path}/status", json=status, **apply).json()["status"] == {"phase": "Pending"}
+        assert http.patch(path, json=status, **apply).status_code == 403, "what users ask for is theirs"
+        assert http.delete(path).is_success
+
+
+def real_cases(cluster: Cluster) -> dict[str, JobCase]:
+    """Every job exists, made anew by an administrator."""
+    cluster.kubectl("delete", PLURAL, "--all", "--namespace", WATCHED)
+    listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": documents()})
+    cluster.kubectl("create", "--namespace", WATCHED, "-f", "-", stdin=listed)
+    made = [each["metadata"] for each in cluster.get(PLURAL, "--namespace", WATCHED)["items"]]
+    return cases(WATCHED, {metadata["name"]: metadata["uid"] for metadata in made})
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        pytest.param(("get", "secrets"), id="read Secrets"),
+        pytest.param(("delete", "configmap", "x-mailbox"), id="delete what jobs leave"),
+        pytest.param(("create", "deployment", "x", "--image=x", "-n", "kube-system"), id="reach kube-system by a Role"),
+        pytest.param(("get", "nodes"), id="see nodes"),
+        pytest.param(
+            ("create", "clusterrolebinding", "x", "--clusterrole=admin", "--user=x"), id="bind in the cluster"
+        ),
+    ],
+)
+def test_the_account_cannot(namespaced: Release, arguments: tuple[str, ...]):
+    with pytest.raises(KubectlFailed, match=r"[Ff]orbidden"):
+        namespaced.can("--namespace", WATCHED, *arguments)
+
+
+def test_the_account_grants_nobody_what_it_does_not_hold(release: Release):
+    greedy = {
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "Role",
+        "metadata": {"name": "greedy", "namespace": WATCHED},
+        "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}],
+    }
+    with pytest.raises(KubectlFailed, match="attempting to grant RBAC permissions not currently held"):
+        release.can("apply", "--server-side", "-f", "-", stdin=json.dumps(greedy))
+
+
+def test_a_jobs_account_reads_and_patches_its_mailbox_and_nothing_else(namespaced: Release):
+    cluster = namespaced.cluster
+    name, case = next(iter(real_cases(cluster).items()))
+    namespaced.apply(case.children())
+    trainer = cluster.kubeconfig_for(WATCHED, names.service_account(name))
+    assert {line.replace(name, "JOB") for line in rights(cluster, trainer, WATCHED)} == committed("trainer")
+    assert rights(cluster, trainer, UNWATCHED) == set()
+    patch = ("--type=merge", "-p", '{"data": {"progress.json": "{}"}}')
+    cluster.kubectl("patch", "configmap", names.mailbox(name), "-n", WATCHED, *patch, kubeconfig=trainer)
+    for other in (names.config(name), "another-mailbox"):
+        with pytest.raises(KubectlFailed, match="forbidden"):
+            cluster.kubectl("patch", "configmap", other, "-n", WATCHED, *patch, kubeconfig=trainer)
