@@ -94,6 +94,8 @@ async def _before_training(run: Run, teacher: TeacherServers | None) -> None:
     reporter.phase("sending the student's weights to the engines")
     sync = await run.weights.sync()
     reporter.start(state.step)
+    if state.step:
+        reporter.checkpoint(state.step, uri_of(cfg.checkpoint_dir))
     if state.step or not cfg.evaluation.every_steps or not run.evaluator.prompts:
         return
     reporter.phase("evaluating teacher and student")
