@@ -7,30 +7,10 @@ from typing import Any
 import celpy
 import jsonschema
 import pytest
-import yaml
+from job_documents import MINIMAL, changed_job
 
 from opd_api.crd import crd
 from opd_api.kubectl_yaml import plain
-
-MINIMAL = """
-apiVersion: opd.dev/v1alpha1
-kind: OPDJob
-metadata: {name: qwen3-8b-opd}
-spec:
-  student: {model: hf://Qwen/Qwen3-8B}
-  teachers: [{mode: SGLang, model: hf://Qwen/Qwen3-32B}]
-  data: {prompts: [{uri: hf://datasets/zhuzilin/dapo-math-17k}]}
-  checkpoint: {claimName: checkpoints}
-  steps: 300
-"""
-
-
-def merged(base: Any, changes: Any) -> Any:
-    """Objects are merged, everything else is replaced; null takes a field out."""
-    if not (isinstance(base, dict) and isinstance(changes, dict)):
-        return changes
-    result = {key: merged(base.get(key), value) for key, value in {**base, **changes}.items() if key in changes}
-    return {key: value for key, value in {**base, **result}.items() if value is not None}
 
 
 @pytest.fixture
@@ -41,14 +21,8 @@ def minimal() -> str:
 
 @pytest.fixture
 def make_document() -> Callable[[str], dict[str, Any]]:
-    """The smallest job with YAML merged into its spec (or, from `metadata:` or `kind:` on, into the document)."""
-
-    def make(changes: str) -> dict[str, Any]:
-        parsed = yaml.safe_load(changes) or {}
-        whole = parsed if set(parsed) & {"apiVersion", "kind", "metadata", "spec", "status"} else {"spec": parsed}
-        return merged(yaml.safe_load(MINIMAL), whole)
-
-    return make
+    """The smallest job, changed."""
+    return changed_job
 
 
 class ApiServer:

@@ -1,14 +1,11 @@
 """The jobs of good_jobs.yaml are let through by `opd` and by the CRD: rules may not refuse too much."""
 
-from pathlib import Path
-
 import pytest
+from job_documents import table
 
-from opd_api.kubectl_yaml import parse_document
 from opd_api.load import job_from_document
 
-TABLE = parse_document((Path(__file__).parent / "good_jobs.yaml").read_text(), "good_jobs.yaml")
-GOOD_JOBS = [pytest.param(changes, id=str(sentence)) for sentence, changes in TABLE.items()]
+GOOD_JOBS = [pytest.param(changes, id=sentence) for sentence, changes in table("good_jobs.yaml").items()]
 
 
 @pytest.mark.parametrize("changes", GOOD_JOBS)
