@@ -39,6 +39,7 @@ class JobNumbers:
     step: float | None
     total_steps: float | None
     reverse_kl: float | None
+    reward: float | None
     spike: bool
     failed_scores: float
     last_report: float | None
@@ -59,7 +60,7 @@ class Jobs(Collector):
             phases.add_metric([phase], sum(each.phase == phase for each in numbers))
         yield phases
         for field, text in _PER_JOB.items():
-            family = GaugeMetricFamily(f"opd_job_{field}", text, labels=["namespace", "job"])
+            family = GaugeMetricFamily(f"opd_job_{field}", text, labels=["namespace", "opdjob"])
             for each in numbers:
                 value = _value(each, field)
                 if value is not None:
@@ -72,6 +73,7 @@ _PER_JOB = {
     "step": "Finished steps",
     "total_steps": "Steps in all",
     "reverse_kl": "Mean reverse KL of the newest step, nats per token",
+    "reward": "Mean task reward of the newest step",
     "kl_spike": "1 while the trend of reverse KL is Spike",
     "failed_scores": "Samples that no teacher could score, since the start",
     "last_report_timestamp_seconds": "When the runtime last reported",

@@ -45,7 +45,7 @@ class Operator:
         make_writer: Callable[[Api, Callable[[], bool]], Writer] = Writer,
     ) -> None:
         self._api, self._settings, self._make_writer = api, settings, make_writer
-        self.lease = Lease(api, settings.operator_namespace)
+        self.lease = Lease(api, settings.operator_namespace, settings.lease_name)
         self._work: Work | None = None
 
     async def run(self) -> None:

@@ -18,6 +18,7 @@ def settings_from(environment: Mapping[str, str]) -> Settings:
     return Settings(
         namespaces=_words(environment, "OPD_NAMESPACES"),
         operator_namespace=environment.get("OPD_OPERATOR_NAMESPACE") or default.operator_namespace,
+        lease_name=environment.get("OPD_LEASE_NAME") or default.lease_name,
         runtime_image=environment.get("OPD_RUNTIME_IMAGE") or default.runtime_image,
         image_pull_policy=_pull_policy(environment, default.image_pull_policy),
         image_pull_secrets=_words(environment, "OPD_IMAGE_PULL_SECRETS"),

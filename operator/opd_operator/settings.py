@@ -13,6 +13,8 @@ class Settings:
     """Namespaces whose jobs are reconciled; empty: all of the cluster."""
     operator_namespace: str = "opd-system"
     """Where the Lease is, and whence NetworkPolicies let scrapers in."""
+    lease_name: str = "opd-operator"
+    """Operators of one Lease stand in for each other; those of two must not look after the same namespace."""
     runtime_image: str = "opd-runtime:0.1.0"
     """Of every pod of a job that names none."""
     image_pull_policy: str = "IfNotPresent"

@@ -25,7 +25,7 @@ REQUEST_SECONDS = 5.0
 class Lease:
     """One candidate. `acquire`, then `hold` until it returns, then `acquire` again."""
 
-    def __init__(self, api: Api, namespace: str, name: str = "opd-operator", identity: str = "") -> None:
+    def __init__(self, api: Api, namespace: str, name: str, identity: str = "") -> None:
         self._api = api
         self._folder = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
         self._named = {"name": name, "namespace": namespace}

@@ -15,6 +15,7 @@ def numbers_of(key: JobKey, status: Body) -> JobNumbers:
         step=progress.get("step"),
         total_steps=progress.get("totalSteps"),
         reverse_kl=distillation.get("reverseKL"),
+        reward=(status.get("reward") or {}).get("mean"),
         spike=distillation.get("trend") == "Spike",
         failed_scores=sum(each.get("failedScores") or 0 for each in status.get("teachers") or ()),
         last_report=_unix(progress.get("lastReportTime")),
