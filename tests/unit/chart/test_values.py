@@ -46,6 +46,7 @@ def test_the_schema_knows_exactly_the_values_there_are(schema, values):
 @pytest.mark.parametrize(
     ("given", "path"),
     [
+        pytest.param("logLevel: info", "logLevel", id="a level in the wrong case"),
         pytest.param("replicas: 0", "replicas", id="no operator at all"),
         pytest.param("replicas: two", "replicas", id="a number in words"),
         pytest.param("replica: 2", "", id="a misspelt value"),
@@ -89,7 +90,7 @@ def test_the_chart_and_a_shell_start_the_operator_with_the_same_settings(metadat
 
 
 def test_every_setting_reaches_the_operator(chart):
-    names = {f"OPD_{field.name.upper().removesuffix('_BYTES')}" for field in fields(Settings)}
+    names = {f"OPD_{field.name.upper().removesuffix('_BYTES')}" for field in fields(Settings)} | {"OPD_LOG_LEVEL"}
     deployment = (chart / "templates" / "deployment.yaml").read_text()
     assert {line.split()[-1] for line in deployment.splitlines() if "- name: OPD_" in line} == names
 
