@@ -14,12 +14,13 @@ from typing import Any
 import pytest
 from child_jobs import REQUEST, JobCase, cases, documents
 from cluster import Cluster
+from cluster_namespace import Namespace
 from waiting import wait_until
 
 from opd_operator import build
 from opd_operator.objects import Manifest
 
-ROOT = Path(__file__).parents[2]
+CRD = Path(__file__).parents[2] / "crds" / "opdjobs.opd.dev.yaml"
 NAMESPACE = "children"
 DEADLINE_SECONDS = 60.0
 NAMES = [document["metadata"]["name"] for document in documents()]
@@ -34,46 +35,39 @@ each_case = pytest.mark.parametrize("name", NAMES)
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
-    with Cluster(crds=[ROOT / "crds" / "opdjobs.opd.dev.yaml"]) as cluster:
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        cluster.kubectl("label", "namespace", NAMESPACE, "pod-security.kubernetes.io/enforce=restricted")
+def namespace() -> Iterator[Namespace]:
+    """In a cluster of its own: an operator that another test has started would look after these jobs."""
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    document = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}}
+    with Cluster(crds=[CRD]) as cluster:
+        cluster.kubectl("create", "-f", "-", stdin=json.dumps(document))
         cluster.kubectl("create", "-f", "-", stdin=json.dumps(PRIORITY_CLASS))
-        yield cluster
+        yield Namespace(cluster, NAMESPACE)
 
 
 @pytest.fixture(scope="module")
-def real(cluster: Cluster) -> dict[str, JobCase]:
+def real(namespace: Namespace) -> dict[str, JobCase]:
     """The jobs exist, so that what belongs to them is not collected as garbage."""
     sent = [document | {"metadata": document["metadata"] | {"namespace": NAMESPACE}} for document in documents()]
-    made = apply(cluster, sent)
+    made = apply(namespace, sent)
     return cases(NAMESPACE, {job["metadata"]["name"]: job["metadata"]["uid"] for job in made})
 
 
 @pytest.fixture(scope="module")
-def applied(cluster: Cluster, real: dict[str, JobCase]) -> dict[str, list[Manifest]]:
+def applied(namespace: Namespace, real: dict[str, JobCase]) -> dict[str, list[Manifest]]:
     """Children of every job, as the API server gives them back."""
-    return {name: apply(cluster, case.children()) for name, case in real.items()}
+    return {name: apply(namespace, case.children()) for name, case in real.items()}
 
 
-def apply(cluster: Cluster, objects: list[Manifest], *options: str) -> list[Manifest]:
+def apply(namespace: Namespace, objects: list[Manifest], *options: str) -> list[Manifest]:
     """As the operator does it: server-side, with its field manager, conflicts forced."""
-    manager = ("--server-side", "--field-manager=opd-operator", "--force-conflicts", "--validate=strict")
-    return items(cluster.kubectl("apply", *manager, *options, "-o", "json", "-f", "-", stdin=listed(objects)))
-
-
-def listed(objects: list[Manifest]) -> str:
-    return json.dumps({"apiVersion": "v1", "kind": "List", "items": objects})
-
-
-def items(answer: str) -> list[Manifest]:
-    """kubectl answers one object as itself, several as a List."""
-    found = json.loads(answer)
+    manager = ("--field-manager=opd-operator", "--force-conflicts", "-o", "json")
+    found = json.loads(namespace.apply({"apiVersion": "v1", "kind": "List", "items": objects}, *manager, *options))
     return found["items"] if found["kind"] == "List" else [found]
 
 
-def pods_of(cluster: Cluster, name: str) -> list[Manifest]:
-    return cluster.get("pods", "-n", NAMESPACE, "-l", f"opd.dev/job={name}")["items"]
+def pods_of(namespace: Namespace, name: str) -> list[Manifest]:
+    return namespace.get("pods", "-l", f"opd.dev/job={name}")["items"]
 
 
 def roles_of(pods: list[Manifest]) -> Counter[str]:
@@ -93,17 +87,19 @@ def wanted_roles(case: JobCase) -> Counter[str]:
 
 
 @pytest.fixture(scope="module")
-def pods(cluster: Cluster, real: dict[str, JobCase], applied: dict[str, list[Manifest]]) -> dict[str, list[Manifest]]:
+def pods(
+    namespace: Namespace, real: dict[str, JobCase], applied: dict[str, list[Manifest]]
+) -> dict[str, list[Manifest]]:
     """What the controllers have made, once all are there."""
 
     def found(name: str) -> list[Manifest] | None:
-        made = pods_of(cluster, name)
+        made = pods_of(namespace, name)
         return made if roles_of(made) >= wanted_roles(real[name]) else None
 
     def why(name: str) -> str:
-        events = cluster.get("events", "-n", NAMESPACE, "--field-selector=type=Warning")["items"]
+        events = namespace.get("events", "--field-selector=type=Warning")["items"]
         said = {each["message"] for each in events if name in each["involvedObject"]["name"]}
-        return f"pods of {name} are {roles_of(pods_of(cluster, name))}; {said}"
+        return f"pods of {name} are {roles_of(pods_of(namespace, name))}; {said}"
 
     return {
         name: wait_until(lambda name=name: found(name), DEADLINE_SECONDS, lambda name=name: why(name)) or []
@@ -113,20 +109,20 @@ def pods(cluster: Cluster, real: dict[str, JobCase], applied: dict[str, list[Man
 
 @each_case
 def test_the_api_server_takes_every_child_with_strict_validation(
-    cluster: Cluster, real: dict[str, JobCase], name: str
+    namespace: Namespace, real: dict[str, JobCase], name: str
 ) -> None:
     children = real[name].children()
-    answers = apply(cluster, children, "--dry-run=server")
+    answers = apply(namespace, children, "--dry-run=server")
     assert [each["kind"] for each in answers] == [each["kind"] for each in children]
 
 
 @each_case
 def test_applying_the_same_children_again_changes_nothing(
-    cluster: Cluster, real: dict[str, JobCase], pods: dict[str, Any], name: str
+    namespace: Namespace, real: dict[str, JobCase], pods: dict[str, Any], name: str
 ) -> None:
     """What the API server and the controllers have added meanwhile is theirs and stays. KubeRay rewrites a RayJob once
     (its finalizer, and empty objects beside it), which the first of the two takes back."""
-    before, after = (apply(cluster, real[name].children()) for _ in range(2))
+    before, after = (apply(namespace, real[name].children()) for _ in range(2))
     assert spec_generations(after) == spec_generations(before)
 
 
@@ -144,9 +140,9 @@ def test_controllers_make_exactly_the_pods_of_the_job(
 
 @each_case
 def test_kuberays_pods_carry_the_labels_we_find_them_by(
-    cluster: Cluster, pods: dict[str, list[Manifest]], name: str
+    namespace: Namespace, pods: dict[str, list[Manifest]], name: str
 ) -> None:
-    [ray_cluster] = cluster.get("rayclusters", "-n", NAMESPACE, "-l", f"opd.dev/job={name}")["items"]
+    [ray_cluster] = namespace.get("rayclusters", "-l", f"opd.dev/job={name}")["items"]
     assert ray_cluster["metadata"]["labels"]["opd.dev/attempt"] == "1"
     ray_pods = [pod for pod in pods[name] if "ray.io/cluster" in pod["metadata"]["labels"]]
     assert roles_of(ray_pods).keys() == {"head", "trainer", "engine"}
@@ -196,12 +192,12 @@ def test_only_the_heads_have_a_token_of_the_api_server(pods: dict[str, list[Mani
 
 
 def test_a_request_taken_back_leaves_the_runtimes_progress(
-    cluster: Cluster, real: dict[str, JobCase], applied: dict[str, list[Manifest]]
+    namespace: Namespace, real: dict[str, JobCase], applied: dict[str, list[Manifest]]
 ) -> None:
     job = real["endpoint"].job
-    mailbox = ("configmap", "endpoint-mailbox", "-n", NAMESPACE)
-    cluster.kubectl("patch", *mailbox, "--type=merge", "-p", json.dumps({"data": {"progress.json": "{}"}}))
-    apply(cluster, [build.mailbox(job, REQUEST)])
-    assert cluster.get(*mailbox)["data"].keys() == {"progress.json", "request.json"}
-    apply(cluster, [build.mailbox(job, None)])
-    assert cluster.get(*mailbox)["data"].keys() == {"progress.json"}
+    mailbox = ("configmap", "endpoint-mailbox")
+    namespace.kubectl("patch", *mailbox, "--type=merge", "-p", json.dumps({"data": {"progress.json": "{}"}}))
+    apply(namespace, [build.mailbox(job, REQUEST)])
+    assert namespace.get(*mailbox)["data"].keys() == {"progress.json", "request.json"}
+    apply(namespace, [build.mailbox(job, None)])
+    assert namespace.get(*mailbox)["data"].keys() == {"progress.json"}

@@ -7,7 +7,7 @@ Kubelets' probes come from the node itself, which network plugins let through.
 from typing import Any
 
 from opd_api import names
-from opd_api.names import LABEL_JOB, LABEL_ROLE, LABEL_TEACHER
+from opd_api.names import LABEL_JOB, LABEL_ROLE, LABEL_TEACHER, TEACHER_PORT
 from opd_api.spec import OPDJob, Teacher
 
 from ..objects import Kind, Manifest
@@ -17,7 +17,6 @@ from .child import child
 RAY_ROLES = ("head", "trainer", "engine")
 DASHBOARD_PORT = 8265
 METRICS_PORT = 8080
-TEACHER_PORT = 30000
 
 
 def ray_policy(job: OPDJob, settings: Settings) -> Manifest:

@@ -7,7 +7,7 @@ from typing import Any
 
 from opd_api import names
 from opd_api.memory import MemoryEstimate
-from opd_api.names import LABEL_JOB, LABEL_TEACHER
+from opd_api.names import LABEL_JOB, LABEL_TEACHER, TEACHER_PORT
 from opd_api.spec import OPDJob, Teacher
 
 from ..objects import Kind, Manifest
@@ -15,7 +15,7 @@ from ..settings import GIB, Settings
 from .child import child
 from .digest import digest, stamped
 from .environment import api_key
-from .network import TEACHER_PORT, teacher_policy
+from .network import teacher_policy
 from .places import teacher_uris
 from .pods import PodKind, pod_template
 from .resources import gpu_memory_affinity, server_gpu_bytes, sized, teacher_estimate
