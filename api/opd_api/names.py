@@ -65,7 +65,7 @@ def teacher(job: str, name: str) -> str:
 
 
 def teacher_url(job: str, name: str, namespace: str) -> str:
-    """`http://qwen3-8b-opd-teacher.ml.svc:30000`: the headless Service; every ready server is an address of its name."""
+    """`http://qwen3-8b-opd-teacher.ml.svc:30000`: the headless Service; every ready server is an address of it."""
     return f"http://{teacher(job, name)}.{namespace}.svc:{TEACHER_PORT}"
 
 
