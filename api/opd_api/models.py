@@ -38,7 +38,7 @@ class Pods(Contract):
     resources: Resources = Resources()
     """CPU, memory and other resources of the main container; what is left out is sized by the memory plan."""
     pod_template: PodTemplate = Field(default_factory=dict)
-    """PodTemplateSpec, merged strategically over ours; the main container is called head, trainer, engine or teacher."""
+    """PodTemplateSpec, merged strategically over ours; the main container is named head, trainer, engine or teacher."""
 
     @model_serializer(mode="wrap")
     def _pods_last(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
