@@ -6,11 +6,14 @@ from opd_api.spec import OPDJob, Teacher
 
 
 def all_uris(job: OPDJob) -> list[str]:
-    """Of the models Job and of the driver, which find and compare everything before anything starts."""
-    spec = job.spec
-    sources = (*spec.data.prompts, *spec.evaluation.prompts)
-    places = [*trainer_uris(job), *(teacher.model for teacher in spec.teachers), *(source.uri for source in sources)]
-    return _unique(places)
+    """The models Job compares everything with everything."""
+    return _unique([*head_uris(job), *(teacher.model for teacher in job.spec.teachers)])
+
+
+def head_uris(job: OPDJob) -> list[str]:
+    """The driver finds what trainers read and its prompts; a teacher behind a server is not its to read."""
+    sources = (*job.spec.data.prompts, *job.spec.evaluation.prompts)
+    return _unique([*trainer_uris(job), *(source.uri for source in sources)])
 
 
 def trainer_uris(job: OPDJob) -> list[str]:

@@ -17,7 +17,7 @@ from ..settings import Settings
 from .child import child
 from .digest import stamped
 from .environment import api_key, ray
-from .places import all_uris, engine_uris, trainer_uris
+from .places import engine_uris, head_uris, trainer_uris
 from .pods import PodKind, pod_template
 from .resources import HEAD_BYTES, gpu_memory_affinity, server_gpu_bytes, sized, small
 from .volumes import JOB_FILE
@@ -73,7 +73,7 @@ def _head(job: OPDJob, attempt: int) -> PodKind:
     keys = [each for teacher in job.spec.teachers for each in api_key(job, teacher)]
     return PodKind(
         role="head",
-        uris=all_uris(job),
+        uris=head_uris(job),
         resources=small(job, job.spec.head.resources, HEAD_BYTES),
         pods=job.spec.head,
         env=ray(job, attempt) + keys[:1],

@@ -46,11 +46,11 @@ def secrets(pod: Manifest) -> list[str]:
 @pytest.mark.parametrize(
     ("role", "want"),
     [
-        ("models", {"models": "rw", "starts": "ro", "prompts": "ro"}),
+        ("models", {"models": "rw", "starts": "ro", "prompts": "ro", "teachers": "ro"}),
         ("head", {"models": "rw", "starts": "ro", "prompts": "ro", "checkpoints": "rw"}),
         ("trainer", {"models": "ro", "starts": "ro", "checkpoints": "rw"}),
         ("engine", {"models": "ro", "checkpoints": "rw"}),
-        ("teacher", {"models": "ro"}),
+        ("teacher", {"models": "ro", "teachers": "ro"}),
     ],
 )
 def test_a_pod_mounts_the_claims_it_reads_and_writes_no_other(
