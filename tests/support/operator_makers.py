@@ -12,6 +12,7 @@ from opd_api.documents import ModelsReport, Progress
 from opd_api.load import job_from_document
 from opd_api.spec import OPDJob
 from opd_api.status import Condition, Status
+from opd_operator import build
 from opd_operator.observed import (
     ConfigFacts,
     DeploymentFacts,
@@ -32,8 +33,12 @@ NOW = datetime(2026, 11, 25, 20, 10, tzinfo=UTC)
 SETTINGS = make_settings()
 MODELS = ModelsReport(
     models={
-        "student": make_summary(parameter_count=1_000_000, hidden_size=64, num_layers=2, ffn_hidden_size=128, vocab_size=64),
-        "teacher": make_summary(parameter_count=1_000_000, hidden_size=64, num_layers=4, ffn_hidden_size=128, vocab_size=64),
+        "student": make_summary(
+            parameter_count=1_000_000, hidden_size=64, num_layers=2, ffn_hidden_size=128, vocab_size=64
+        ),
+        "teacher": make_summary(
+            parameter_count=1_000_000, hidden_size=64, num_layers=4, ffn_hidden_size=128, vocab_size=64
+        ),
     }
 )
 
@@ -74,9 +79,10 @@ def make_condition(kind: str, status: str = "True", reason: str = "Valid", *, se
     return Condition(type=kind, status=status, reason=reason, last_transition_time=stamp(ago(seconds_ago)))
 
 
-def make_status(*conditions: Condition, **fields: Any) -> Status:
-    """Accepted ten minutes ago, models read."""
-    known = {each.type: each for each in (make_condition("Accepted"), make_condition("ModelsReady", reason="Fetched"))}
+def make_status(*conditions: Condition, accepted_seconds_ago: float = 600, **fields: Any) -> Status:
+    """Accepted, models read."""
+    accepted = make_condition("Accepted", seconds_ago=accepted_seconds_ago)
+    known = {each.type: each for each in (accepted, make_condition("ModelsReady", reason="Fetched"))}
     known |= {each.type: each for each in conditions}
     return Status(observed_generation=1, conditions=tuple(known.values()), **fields)
 
@@ -89,7 +95,7 @@ def attempt_status(attempt: int = 1, *conditions: Condition, seconds_ago: float 
         "start_time": stamp(ago(seconds_ago)),
         "ray_job_name": names.rayjob(JOB, attempt),
     }
-    return make_status(*conditions, **known | fields)
+    return make_status(*conditions, accepted_seconds_ago=seconds_ago + 60, **known | fields)
 
 
 def training_status(attempt: int = 1, *conditions: Condition, **fields: Any) -> Status:
@@ -163,6 +169,27 @@ def ray_pods(attempt: int = 1, **fields: Any) -> tuple[PodFacts, ...]:
     return tuple(make_pod(role, attempt=attempt, **fields) for role in ("head", "trainer", "engine"))
 
 
+def recorded(attempt: int = 1, *conditions: Condition, seconds_ago: float = 5, **fields: Any) -> Status:
+    """An attempt that is written down, and nothing of it made."""
+    start = stamp(ago(seconds_ago))
+    return make_status(*conditions, **{"attempt": attempt, "attempt_start_time": start, "start_time": start} | fields)
+
+
+def settled(observed: Observed) -> Observed:
+    """The foundation is as it should be: its digest says so."""
+    attempt, models = observed.status.attempt or 1, observed.config.models if observed.config else None
+    assert observed.job is not None
+    digest = build.foundation_digest(observed.job, attempt, models, SETTINGS)
+    mailbox = observed.mailbox or make_mailbox()
+    return replace(observed, config=ConfigFacts(owner_uid=UID, digest=digest, models=models), mailbox=mailbox)
+
+
+def make_models_pod(report: ModelsReport | None = MODELS, **fields: Any) -> PodFacts:
+    """Done, with its last words."""
+    known = {"phase": "Succeeded", "ready": False, "termination_message": report.model_dump_json() if report else ""}
+    return make_pod("models", **known | fields)
+
+
 def make_observed(job: OPDJob | None = None, **fields: Any) -> Observed:
     """A job just created; what exists is said by `fields`."""
     known = {
@@ -177,6 +204,16 @@ def make_observed(job: OPDJob | None = None, **fields: Any) -> Observed:
         "kuberay": True,
     }
     return Observed(**known | fields)
+
+
+def fetching(**fields: Any) -> Observed:
+    """The foundation is there, the models are not known."""
+    known: dict[str, Any] = {
+        "status": make_status(),
+        "config": make_config(models=None),
+        "models_job": make_models_job(),
+    }
+    return settled(make_observed(**known | fields))
 
 
 def make_running(job: OPDJob | None = None, **fields: Any) -> Observed:

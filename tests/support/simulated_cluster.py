@@ -1,7 +1,7 @@
 """A model of what the operator works against: API server, garbage collector, Job controller, KubeRay, Kueue, runtime.
 
-It holds objects as facts, applies what plans say, and lets everybody else act in random order. `simulated_faults` breaks
-it, `simulated_operator` works on it. Not modelled: the content of manifests beyond names, digests, attempts and steps.
+It holds objects as facts, applies what plans say, and lets everybody else act in random order. `simulated_faults`
+breaks it, `simulated_operator` works on it. Not modelled: what manifests hold beyond names, digests, attempts, steps.
 """
 
 import random
@@ -30,6 +30,7 @@ from opd_operator.observed import (
 from opd_operator.plan.times import stamp
 
 JOB = "job"
+FORMER_UID = "the uid of an earlier job"
 RAY_ROLES = ("head", "trainer", "engine")
 CHECKPOINT_STEPS = 20
 
@@ -55,6 +56,8 @@ class Cluster:
     kuberay: bool = True
     steps: int = 60
     suspend: bool = False
+    readable: bool = True
+    """Whether the operator's version understands the document."""
     exists: bool = True
     deleting: bool = False
     generation: int = 1
@@ -86,6 +89,16 @@ class Cluster:
         spec = self._first.spec.model_copy(update={"steps": self.steps, "suspend": self.suspend})
         return self._first.model_copy(update={"spec": spec})
 
+    def leave_behind(self) -> None:
+        """A job of the same name was here before: its children are still on their way out."""
+        self.config = ConfigFacts(owner_uid=FORMER_UID)
+        self.models_job = ModelsJobFacts(owner_uid=FORMER_UID)
+        for role in (*RAY_ROLES, "models"):
+            self.make_pod(role, attempt=1 if role != "models" else None)
+        for name, pod in self.pods.items():
+            report = ModelsReport(models=MODELS.models).model_dump_json() if pod.role == "models" else ""
+            self.pods[name] = replace(pod, phase="Running", deleting=True, termination_message=report)
+
     def edited(self) -> None:
         """The user changed the spec."""
         self.generation += 1
@@ -111,6 +124,7 @@ class Cluster:
             case "ConfigMap":
                 self._apply_mailbox(manifest.get("data", {}))
             case "Job":
+                assert self.models_job is None or self.models_job.owner_uid == UID, "applied over a stranger"
                 self.models_job = self.models_job or ModelsJobFacts(owner_uid=UID)
             case "Deployment":
                 known = self.deployments.get(metadata["name"])
@@ -122,6 +136,7 @@ class Cluster:
 
     def _apply_config(self, data: dict[str, str], digest: str) -> None:
         models = ModelsReport.model_validate_json(data[names.MODELS_KEY]) if names.MODELS_KEY in data else None
+        assert self.config is None or self.config.owner_uid == UID, "applied over a stranger"
         self.config = ConfigFacts(owner_uid=UID, digest=digest, models=models)
         found = re.search(r"^  steps: (\d+)$", data[names.JOB_KEY], re.MULTILINE)
         assert found
@@ -147,7 +162,9 @@ class Cluster:
         assert not others, f"attempt {attempt} was made beside {others}"
         assert attempt == self.status.attempt, f"attempt {attempt} was made, {self.status.attempt} is written down"
         ended = [each.type for each in self.status.conditions if each.status == "True"]
-        assert not {"Complete", "Failed", "Suspended"} & set(ended), f"attempt {attempt} was made of a job that is {ended}"
+        assert not {"Complete", "Failed", "Suspended"} & set(ended), (
+            f"attempt {attempt} was made of a job that is {ended}"
+        )
         self.rayjobs[attempt] = RayJobFacts(
             name=names.rayjob(JOB, attempt), owner_uid=UID, attempt=attempt, digest=digest, suspended=self.queue
         )
@@ -175,7 +192,9 @@ class Cluster:
 
     def _doom(self, *, role: str = "", attempt: int | None = None) -> None:
         for name, pod in list(self.pods.items()):
-            if (role and pod.role == role) or (attempt is not None and pod.attempt == attempt and pod.role in RAY_ROLES):
+            if (role and pod.role == role) or (
+                attempt is not None and pod.attempt == attempt and pod.role in RAY_ROLES
+            ):
                 self.pods[name] = replace(pod, deleting=True)
 
     # ------------------------------------------------------------ everybody else
@@ -192,6 +211,10 @@ class Cluster:
                 del self.pods[name]
                 if pod.role == "head" and pod.attempt is not None:
                     self.drivers.pop(pod.attempt, None)
+        if self.rng.random() < 0.3:
+            self.config = None if self.config and self.config.owner_uid == FORMER_UID else self.config
+            gone = self.models_job and self.models_job.owner_uid == FORMER_UID
+            self.models_job = None if gone else self.models_job
         for attempt in list(self.clusters):
             if attempt not in self.rayjobs and not any(pod.attempt == attempt for pod in self.pods.values()):
                 del self.clusters[attempt]
@@ -204,11 +227,13 @@ class Cluster:
     def _start_pods(self) -> None:
         for name, pod in list(self.pods.items()):
             if pod.phase == "Pending" and name not in self.stuck and not pod.deleting and self.rng.random() < 0.8:
-                self.pods[name] = replace(pod, phase="Running", ready=True, scheduled=True, node="node-1", waiting_reason="")
+                self.pods[name] = replace(
+                    pod, phase="Running", ready=True, scheduled=True, node="node-1", waiting_reason=""
+                )
 
     def _models(self) -> None:
         found = [pod for pod in self.pods.values() if pod.role == "models" and not pod.deleting]
-        if self.models_job is None:
+        if self.models_job is None or self.models_job.owner_uid != UID:
             return
         if not found:
             if not self.models_job.succeeded and not self.models_job.failed:

@@ -19,7 +19,7 @@ def strike(cluster: Cluster) -> None:
 
 def heal(cluster: Cluster) -> None:
     """No more faults: nodes answer, KubeRay is installed. What has died stays dead."""
-    cluster.kuberay = True
+    cluster.kuberay = cluster.readable = True
     cluster.stuck.clear()
 
 
@@ -48,6 +48,11 @@ def _delete_config_maps(cluster: Cluster) -> None:
 
 def _delete_teacher(cluster: Cluster) -> None:
     cluster.deployments.clear()
+
+
+def _another_version_leads(cluster: Cluster) -> None:
+    """An older operator, which cannot read what newer ones accept."""
+    cluster.readable = not cluster.readable
 
 
 # ---------------------------------------------------------------- nodes, KubeRay, Kueue, clocks
@@ -194,6 +199,7 @@ FAULTS: tuple[Fault, ...] = (
     _delete_rayjob,
     _delete_config_maps,
     _delete_teacher,
+    _another_version_leads,
     _kill_head,
     _stick_pods,
     heal,

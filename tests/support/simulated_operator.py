@@ -38,7 +38,7 @@ class Operator:
         cluster = self.cluster
         return {
             "job": {
-                "job": cluster.job,
+                "job": cluster.job if cluster.readable else None,
                 "generation": cluster.generation,
                 "resource_version": str(cluster.version),
                 "status": cluster.status,
@@ -103,7 +103,9 @@ def check(observed: Observed, decision: Plan) -> None:
     before, after = observed.status, decision.status
     if after.attempt != before.attempt:
         assert not decision.apply, "something was applied in the pass that writes an attempt down"
-        assert (after.attempt or 0) == (before.attempt or 0) + 1, f"attempt went from {before.attempt} to {after.attempt}"
+        assert (after.attempt or 0) == (before.attempt or 0) + 1, (
+            f"attempt went from {before.attempt} to {after.attempt}"
+        )
     if decision.requeue_after is not None:
         assert decision.requeue_after > timedelta(0)
     check_status(after)

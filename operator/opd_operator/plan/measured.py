@@ -18,7 +18,6 @@ from opd_api.status import (
     StatusTeacher,
 )
 
-from ..build.network import TEACHER_PORT
 from .advice import FIRST_KL_METRIC
 from .lifecycle import Course, Stage
 from .situation import Situation
@@ -134,8 +133,8 @@ def _said(report: Progress | None, teacher: Teacher) -> TeacherReport | None:
 def _endpoint(situation: Situation, job: OPDJob, teacher: Teacher) -> str | None:
     if teacher.mode == "Megatron":
         return None
-    name = names.teacher(job.metadata.name, teacher.name)
-    return teacher.sglang.endpoint or f"http://{name}.{situation.observed.namespace}.svc:{TEACHER_PORT}"
+    url = names.teacher_url(job.metadata.name, teacher.name, situation.observed.namespace)
+    return teacher.sglang.endpoint or url
 
 
 def _replicas(situation: Situation, teacher: Teacher) -> tuple[int, int]:

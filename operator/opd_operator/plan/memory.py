@@ -4,6 +4,7 @@ itself: the formulae are `opd_api.memory`'s.
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 from opd_api.conditions import Reason
 from opd_api.documents import ModelSummary
@@ -39,7 +40,7 @@ class _Fit:
     models: Mapping[str, ModelSummary]
     settings: Settings
 
-    @property
+    @cached_property
     def memory(self) -> MemoryEstimate:
         return estimate_of(self.job, self.models, self.settings)
 

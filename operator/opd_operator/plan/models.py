@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opd_api.conditions import Reason
 from opd_api.documents import DocumentError, FieldProblem, ModelsReport, parse_models
@@ -54,20 +54,33 @@ def source_digest(job: OPDJob) -> str:
 
 
 def models_of(situation: Situation, job: OPDJob) -> Models:
-    """From the config ConfigMap, or from the models Job while that does not hold them yet."""
-    source, config = source_digest(job), situation.config
-    stored = config.models if config else None
-    if stored is not None and stored.source == source and _is_whole(stored):
-        return _judged(situation, job, stored, stored=True)
+    """From the config ConfigMap, or from the models Job while that does not hold them yet; judged."""
+    stored = stored_models(situation, job)
+    if stored.report is not None:
+        return replace(stored, refused=_refusal(situation, job, stored.report))
     fetched = situation.observed.models_job
     if fetched is None or fetched.deleting or fetched.owner_uid != situation.observed.uid:
         return Models()
     report = _newest_report(situation)
     if isinstance(report, ModelsReport) and _is_whole(report):
-        return _judged(situation, job, report.model_copy(update={"source": source}), stored=False)
+        told = report.model_copy(update={"source": source_digest(job)})
+        refused = _refusal(situation, job, told)
+        return Models(report=told, estimate=_estimate(situation, job, told), refused=refused)
     if fetched.failed or fetched.succeeded:
         return _gave_up(situation, report)
     return Models()
+
+
+def stored_models(situation: Situation, job: OPDJob) -> Models:
+    """What the config ConfigMap remembers of the document's models; no question is asked again."""
+    report = situation.config.models if situation.config else None
+    if report is None or report.source != source_digest(job) or not _is_whole(report):
+        return Models()
+    return Models(report=report, stored=True, estimate=_estimate(situation, job, report))
+
+
+def _estimate(situation: Situation, job: OPDJob, report: ModelsReport) -> MemoryEstimate:
+    return memory.estimate_of(job, report.models, situation.settings)
 
 
 def _is_whole(report: ModelsReport) -> bool:
@@ -103,17 +116,8 @@ def _reason(problems: tuple[FieldProblem, ...]) -> Reason:
     return Reason.CHECKPOINT_MISSING if missing else Reason.FETCH_FAILED
 
 
-def _judged(situation: Situation, job: OPDJob, report: ModelsReport, *, stored: bool) -> Models:
-    """Do the models fit each other, the layout and the GPUs?"""
-    return Models(
-        report=report,
-        stored=stored,
-        estimate=memory.estimate_of(job, report.models, situation.settings),
-        refused=_refusal(situation, job, report),
-    )
-
-
 def _refusal(situation: Situation, job: OPDJob, report: ModelsReport) -> Verdict | None:
+    """Do the models fit each other, the layout and the GPUs?"""
     if problems := check_models(job, report.models):
         words = any(tokenizers_are_equal(job, report.models))
         return Verdict(reason=Reason.TOKENIZER_MISMATCH if words else Reason.INVALID, message=joined(problems))

@@ -13,6 +13,16 @@ from .lifecycle import Course, Stage, course_of
 from .situation import Situation
 from .status import status_of
 
+_TIMELESS = {
+    Stage.DELETING,
+    Stage.UNREADABLE,
+    Stage.WITHOUT_KUBERAY,
+    Stage.BLOCKED,
+    Stage.RELEASING,
+    Stage.SUSPENDED,
+}
+"""Only somebody else's act leads on."""
+
 
 def plan(observed: Observed, settings: Settings, now: datetime) -> Plan:
     """Pure. Applied to what it led to, it is empty."""
@@ -37,18 +47,19 @@ def _outlived(situation: Situation) -> bool:
 
 def _requeue(situation: Situation, course: Course) -> timedelta | None:
     """Until the nearest deadline that could fire; what has passed already has been acted upon."""
-    if course.stage is Stage.DELETING:
-        return None
     if course.stage is Stage.FINISHED:
         farewell = deadlines.farewell(situation) if situation.rayjobs else None
         return _nearest(situation, deadlines.end_of_life(situation), farewell)
+    if course.stage is Stage.SUSPENDING:
+        return _nearest(situation, deadlines.stop_deadline(situation))
+    if course.stage in _TIMELESS:
+        return None
     return _nearest(
         situation,
         deadlines.attempt_due(situation),
         deadlines.startup_deadline(situation),
         deadlines.progress_deadline(situation),
         deadlines.active_deadline(situation),
-        deadlines.stop_deadline(situation),
     )
 
 

@@ -1,7 +1,7 @@
 """Random histories of one job against a model of everything around the operator: what must hold in all of them.
 
-Shown: never two live attempts, no terminal state lost, conditions that agree, an end once faults stop, and no write when
-nothing changed. Not shown: that the model is Kubernetes; the tests of tests/controlplane have the real one.
+Shown: never two live attempts, no terminal state lost, conditions that agree, an end once faults stop, and no write
+when nothing changed. Not shown: that the model is Kubernetes; the tests of tests/controlplane have the real one.
 """
 
 import random
@@ -34,22 +34,27 @@ def live(seed: int) -> None:
     """One history; its number is all that is needed to see it again."""
     rng = random.Random(seed)
     cluster = Cluster(rng, queue=rng.random() < 0.25, suspend=rng.random() < 0.15)
+    if rng.random() < 0.1:
+        cluster.leave_behind()
     operators = [Operator(cluster), Operator(cluster)]
+    violence = rng.choice((0.04, 0.12, 0.3))
     try:
         for _ in range(rng.randint(10, 80)):
-            disturb(cluster, operators)
+            disturb(cluster, operators, violence)
+            if cluster.status.completion_time and rng.random() < 0.2:
+                break
         heal(cluster)
         settle(cluster, operators[0])
     except AssertionError as error:
         raise AssertionError(f"history {seed}: {error}") from error
 
 
-def disturb(cluster: Cluster, operators: list[Operator]) -> None:
-    """Somebody acts, something breaks, and one of two operators (the other leads no more, or not yet) makes a pass."""
+def disturb(cluster: Cluster, operators: list[Operator], violence: float) -> None:
+    """Everybody acts, something may break, and one of two operators makes a pass: leaders change, caches differ."""
     rng = cluster.rng
     cluster.wait(rng.randint(1, 30))
     cluster.act()
-    if rng.random() < 0.25:
+    if rng.random() < violence:
         strike(cluster)
     operator = operators[0] if rng.random() < 0.9 else operators[1]
     operator.sync(rng.choice((1.0, 1.0, 0.7, 0.3)))
@@ -67,7 +72,7 @@ def settle(cluster: Cluster, operator: Operator) -> None:
         at_rest = cluster.status.phase in ("Succeeded", "Failed", "Suspended") and not cluster.pods
         still = still + 1 if at_rest and cluster.writes == writes else 0
         if still == 3:
-            assert not (cluster.status.phase == "Suspended") or cluster.suspend, "suspended, and nobody asked for it"
+            assert cluster.status.phase != "Suspended" or cluster.suspend, "suspended, and nobody asked for it"
             assert not cluster.rayjobs or cluster.status.phase == "Succeeded"
             return
         due = decision.requeue_after.total_seconds() if decision and decision.requeue_after else 60.0

@@ -1,0 +1,205 @@
+"""Suspend and resume: the stop request, its grace, what goes and what stays, and the attempt that follows."""
+
+import json
+from dataclasses import replace
+
+import pytest
+from operator_makers import (
+    ago,
+    applied,
+    attempt_status,
+    condition,
+    decide,
+    deleted,
+    make_condition,
+    make_config,
+    make_deployment,
+    make_job,
+    make_mailbox,
+    make_models_job,
+    make_observed,
+    make_pod,
+    make_progress,
+    make_rayjob,
+    make_running,
+    make_status,
+    recorded,
+    settled,
+    training_status,
+)
+
+from opd_api.documents import DocumentError, Request
+from opd_operator.plan.times import stamp
+
+SUSPEND = make_job({"suspend": True})
+
+
+def asked(seconds_ago: float = 60) -> Request:
+    return Request(attempt=1, stop="Suspend", time=stamp(ago(seconds_ago)))
+
+
+def suspending(seconds_ago: float = 60):
+    return make_condition("Suspended", "Unknown", "Suspending", seconds_ago=seconds_ago)
+
+
+def stopping(job=SUSPEND, *, seconds_ago: float = 60, **fields):
+    """The request was sent; the driver has not answered yet."""
+    known = {
+        "status": training_status(1, suspending(seconds_ago)),
+        "mailbox": make_mailbox(make_progress(), asked(seconds_ago)),
+    }
+    return settled(make_running(job, **known | fields))
+
+
+def suspended(job=SUSPEND, attempt: int | None = 1, **fields):
+    condition = make_condition("Suspended", reason="Suspended")
+    status = make_status(condition) if attempt is None else recorded(attempt, condition)
+    return settled(make_observed(job, **{"status": status, "config": make_config(job)} | fields))
+
+
+def test_a_running_job_is_asked_to_stop_and_not_touched():
+    decision = decide(settled(make_running(SUSPEND)))
+    assert (decision.status.phase, condition(decision, "Suspended").status) == ("Suspending", "Unknown")
+    assert (applied(decision), deleted(decision)) == (["ConfigMap job-mailbox"], [])
+    request = json.loads(decision.apply[0]["data"]["request.json"])
+    assert request == {"attempt": 1, "stop": "Suspend", "time": "2026-11-25T20:10:00Z"}
+    assert decision.requeue_after.total_seconds() == 300
+
+
+@pytest.mark.parametrize(
+    ("observed", "want_phase", "want_deleted"),
+    [
+        pytest.param(stopping(), "Suspending", [], id="until the driver answers nothing is deleted"),
+        pytest.param(
+            stopping(mailbox=make_mailbox(make_progress(1, "Stopped"), asked())),
+            "Suspending",
+            ["RayJob job-a1"],
+            id="a driver that stopped is given back",
+        ),
+        pytest.param(stopping(seconds_ago=300), "Suspending", ["RayJob job-a1"], id="a driver that never answers too"),
+        pytest.param(
+            stopping(rayjobs=(make_rayjob(job_status="FAILED"),)),
+            "Suspending",
+            ["RayJob job-a1"],
+            id="an attempt that is lost meanwhile is no retry",
+        ),
+        pytest.param(
+            stopping(rayjobs=(make_rayjob(job_status="SUCCEEDED"),)),
+            "Suspending",
+            ["RayJob job-a1"],
+            id="KubeRay is faster than the driver's last report",
+        ),
+        pytest.param(
+            stopping(mailbox=make_mailbox(make_progress(1, "Succeeded", step=300), asked()), deployments=()),
+            "Succeeded",
+            [],
+            id="a job that is done meanwhile is done",
+        ),
+        pytest.param(stopping(rayjobs=(), deployments=()), "Suspending", [], id="pods that still end are waited for"),
+        pytest.param(stopping(rayjobs=(), pods=(), deployments=()), "Suspended", [], id="without pods it is suspended"),
+        pytest.param(
+            settled(make_running(SUSPEND, status=attempt_status(), mailbox=make_mailbox())),
+            "Suspending",
+            ["RayJob job-a1"],
+            id="a driver that has not begun has nothing to save",
+        ),
+        pytest.param(
+            settled(make_running(SUSPEND, rayjobs=(make_rayjob(suspended=True),))),
+            "Suspending",
+            ["RayJob job-a1"],
+            id="what Kueue holds back has nothing to save",
+        ),
+        pytest.param(
+            settled(make_observed(SUSPEND, status=recorded(2, seconds_ago=-5), config=make_config(SUSPEND))),
+            "Suspended",
+            [],
+            id="an attempt that backs off is never made",
+        ),
+        pytest.param(
+            settled(
+                make_observed(
+                    SUSPEND, status=make_status(), config=make_config(models=None), models_job=make_models_job()
+                )
+            ),
+            "Suspended",
+            ["Job job-models"],
+            id="a job whose models are read stops reading",
+        ),
+        pytest.param(
+            suspended(rayjobs=(make_rayjob(1),)), "Suspended", ["RayJob job-a1"], id="a RayJob seen late is deleted"
+        ),
+    ],
+)
+def test_suspension(observed, want_phase, want_deleted):
+    decision = decide(observed)
+    assert (decision.status.phase, deleted(decision)) == (want_phase, want_deleted), decision.status.message
+
+
+def test_the_teacher_is_scaled_to_zero_and_kept():
+    decision = decide(stopping(rayjobs=(), pods=(), deployments=(make_deployment(),)))
+    assert applied(decision)[-1] == "Deployment job-teacher"
+    assert decision.apply[-1]["spec"]["replicas"] == 0
+    again = decide(suspended(deployments=(make_deployment(replicas=0, ready_replicas=0),)))
+    assert (again.apply, again.delete) == ((), ())
+
+
+@pytest.mark.parametrize(
+    "request_seen",
+    [
+        pytest.param(None, id="no request arrived"),
+        pytest.param(Request(attempt=1, stop=None, time="2026-11-25T20:00:00Z"), id="somebody took it back"),
+        pytest.param(Request(attempt=1, stop="Suspend", time="2090-01-01T00:00:00Z"), id="somebody moved its time"),
+        pytest.param(DocumentError(reason="Unreadable", message="x"), id="somebody wrote nonsense"),
+    ],
+)
+def test_the_mailbox_says_what_the_status_says(request_seen):
+    decision = decide(stopping(mailbox=make_mailbox(make_progress(), request_seen)))
+    request = json.loads(decision.apply[0]["data"]["request.json"])
+    assert request["time"] == stamp(ago(60)), "the grace is counted from the status, which only the operator writes"
+
+
+def test_a_forged_request_is_taken_back():
+    decision = decide(settled(make_running(mailbox=make_mailbox(make_progress(), asked()))))
+    assert (applied(decision), "data" in decision.apply[0]) == (["ConfigMap job-mailbox"], False)
+
+
+def test_resume_is_a_new_attempt_and_no_retry():
+    first = decide(suspended(make_job()))
+    status = first.status
+    assert (status.phase, status.attempt, status.retries, first.apply) == ("Starting", 2, None, ())
+    assert condition(first, "Suspended").reason == "Resumed"
+    second = decide(settled(make_observed(status=status, config=make_config())))
+    assert applied(second)[-1] == "RayJob job-a2"
+
+
+def test_a_job_suspended_before_its_first_attempt_goes_on_where_it_was():
+    decision = decide(suspended(make_job(), attempt=None))
+    assert (decision.status.phase, decision.status.attempt) == ("Pending", None)
+
+
+def test_a_stop_is_gone_through_with_when_the_user_changes_their_mind():
+    waiting = decide(stopping(make_job()))
+    assert (waiting.status.phase, waiting.status.attempt) == ("Suspending", 1)
+    done = decide(stopping(make_job(), rayjobs=(), pods=()))
+    assert (done.status.phase, done.status.attempt) == ("Starting", 2)
+
+
+def test_no_pod_of_the_attempt_before_is_beside_the_resumed_one():
+    observed = suspended(make_job(), pods=(make_pod("trainer", deleting=True),))
+    status = decide(observed).status
+    second = decide(replace(observed, status=status))
+    assert "RayJob job-a2" not in applied(second)
+    assert "pod job-trainer on node-1" in second.status.message
+
+
+def test_where_a_suspended_job_goes_on_is_told():
+    progress = make_progress(1, "Stopped", step=47, checkpoint={"step": 47, "uri": "pvc://checkpoints/job"})
+    decision = decide(stopping(rayjobs=(), pods=(), mailbox=make_mailbox(progress, asked())))
+    assert decision.status.message == "Suspended: set spec.suspend to false to go on from step 47."
+    assert (decision.status.columns.step, decision.status.ray_job_name) == ("47/300", None)
+
+
+def test_deadlines_do_not_run_while_a_job_is_suspended():
+    job = make_job({"suspend": True, "runPolicy": {"activeDeadlineSeconds": 10, "startupDeadlineSeconds": 10}})
+    decision = decide(suspended(job))
+    assert (decision.status.phase, decision.requeue_after) == ("Suspended", None)
