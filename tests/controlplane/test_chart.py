@@ -14,6 +14,7 @@ from cluster import Cluster, KubectlFailed
 from helm import CHART, NAMESPACE, Helm, HelmFailed, Manifest, find
 from programs import locate
 
+from opd_operator.options import settings_from
 from opd_operator.settings import Settings
 
 HERE = Path(__file__).parent
@@ -28,7 +29,7 @@ SWITCHES: dict[str, dict[str, Any]] = {
     "defaults": {},
     "namespaced, without the CRD": WITHOUT_CLUSTER_SCOPE,
     "its own namespace only": {"watchNamespaces": [NAMESPACE]},
-    "three operators": {"replicas": 3},
+    "three operators that say everything": {"replicas": 3, "logLevel": "DEBUG"},
     "another name": {"fullnameOverride": "distiller"},
     "a private registry": {
         "image": {"repository": "registry.example:5000/opd", "tag": "v1@sha256:" + "0" * 64},
@@ -154,15 +155,11 @@ def test_every_object_says_its_namespace_and_the_cluster_release_has_roles_for_p
     assert edit["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
 
 
-def test_rendered_environment_is_the_settings_defaults(helm: Helm):
-    """test_values compares all of them; this is what helm makes of quantities, booleans and empty lists."""
+def test_the_default_release_starts_the_operator_with_its_own_defaults(helm: Helm):
+    """Helm's text for quantities, booleans and empty lists is what the operator reads."""
     (container,) = find(helm.manifests({}), "Deployment")["spec"]["template"]["spec"]["containers"]
-    environment = {each["name"]: each.get("value") for each in container["env"]}
-    assert environment["OPD_NAMESPACES"] == environment["OPD_IMAGE_PULL_SECRETS"] == ""
-    assert environment["OPD_GPU_MEMORY"] == "80Gi"
-    assert environment["OPD_NETWORK_POLICIES"] == "true"
-    assert environment["OPD_STOP_GRACE_SECONDS"] == str(Settings().stop_grace_seconds)
-    assert environment["OPD_RUNTIME_IMAGE"] == Settings().runtime_image
+    environment = {each["name"]: each["value"] for each in container["env"] if "value" in each}
+    assert settings_from(environment) == Settings()
 
 
 def test_the_pod_disruption_budget_leaves_one_of_several_operators(helm: Helm):

@@ -7,18 +7,21 @@ are applied with the operator's own token; that the running operator needs no mo
 import json
 import re
 import ssl
+import subprocess
+import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import httpx
 import pytest
 import yaml
+from chart_release import Release, installed
 from child_jobs import JobCase, cases, documents
 from cluster import Cluster, KubectlFailed
-from helm import Helm
+from helm import CHART, Helm
+from operator_process import OperatorProcess
 from programs import locate
+from waiting import wait_until
 
 from opd_api import names
 from opd_api.names import API_VERSION, KIND, PLURAL
@@ -33,27 +36,24 @@ APPLY = "application/apply-patch+yaml"
 WATCHED, UNWATCHED = "rbac-team-a", "rbac-team-b"
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
-    """The chart, installed; `account` is a kubeconfig with the token of its ServiceAccount."""
+class Account:
+    """kubectl and the API as a release's operator. Raises KubectlFailed."""
 
-    cluster: Cluster
-    namespace: str
-    account: Path
+    def __init__(self, release: Release) -> None:
+        self.release, self.cluster = release, release.cluster
 
-    def can(self, *arguments: str, stdin: str = "") -> str:
-        """kubectl as the operator. Raises KubectlFailed."""
-        return self.cluster.kubectl(*arguments, stdin=stdin, kubeconfig=self.account)
+    def kubectl(self, *arguments: str, stdin: str = "") -> str:
+        return self.cluster.kubectl(*arguments, stdin=stdin, kubeconfig=self.release.account)
 
     def apply(self, manifests: list[Manifest]) -> None:
         """As the operator does it: server-side, conflicts forced."""
         listed = json.dumps({"apiVersion": "v1", "kind": "List", "items": manifests})
         options = ("--server-side", "--force-conflicts", "--field-manager=opd-operator", "--validate=strict")
-        self.can("apply", *options, "-f", "-", stdin=listed)
+        self.kubectl("apply", *options, "-f", "-", stdin=listed)
 
     def http(self) -> httpx.Client:
-        """The API with the account's token, for what kubectl only does after reading."""
-        config = yaml.safe_load(self.account.read_text())
+        """For what kubectl only does after reading."""
+        config = yaml.safe_load(self.release.account.read_text())
         headers = {"Authorization": f"Bearer {config['users'][0]['user']['token']}"}
         tls = ssl.create_default_context(cafile=self.cluster.folder / "pki" / "ca.crt")
         return httpx.Client(base_url=self.cluster.http.base_url, headers=headers, verify=tls, trust_env=False)
@@ -72,22 +72,16 @@ def namespaces(cluster: Cluster) -> Iterator[None]:
     cluster.kubectl("delete", "namespace", WATCHED, UNWATCHED, "--wait=false")
 
 
-def installed(cluster: Cluster, helm: Helm, namespace: str, values: dict[str, Any]) -> Iterator[Release]:
-    cluster.kubectl("create", "namespace", namespace)
-    helm.install({"crds": {"install": False}, "fullnameOverride": namespace, **values}, namespace=namespace)
-    yield Release(cluster, namespace, cluster.kubeconfig_for(namespace, namespace))
-    helm.uninstall(namespace=namespace)
-    cluster.kubectl("delete", "namespace", namespace, "--wait=false")
-
-
 @pytest.fixture(scope="module")
 def clusterwide(cluster: Cluster, helm: Helm, namespaces: None) -> Iterator[Release]:
-    yield from installed(cluster, helm, "rbac-clusterwide", {})
+    with installed(cluster, helm, "rbac-clusterwide", {}) as release:
+        yield release
 
 
 @pytest.fixture(scope="module")
 def namespaced(cluster: Cluster, helm: Helm, namespaces: None) -> Iterator[Release]:
-    yield from installed(cluster, helm, "rbac-namespaced", {"watchNamespaces": [WATCHED]})
+    with installed(cluster, helm, "rbac-namespaced", {"watchNamespaces": [WATCHED]}) as release:
+        yield release
 
 
 @pytest.fixture(scope="module", params=["clusterwide", "namespaced"])
@@ -114,22 +108,26 @@ def _listed(cluster: Cluster, account: Path, namespace: str) -> set[str]:
     return {f"{what}: {' '.join(sorted(verbs))}" for what, verbs in found.items()}
 
 
-def committed(name: str) -> set[str]:
-    lines = (HERE / "rbac" / f"{name}.txt").read_text().splitlines()
-    return {line for line in lines if line and not line.startswith("#")}
+def committed(page: str, **known: str) -> set[str]:
+    """`known`: what words in capitals stand for."""
+    text = (HERE / "rbac" / f"{page}.txt").read_text()
+    for word, meaning in known.items():
+        text = text.replace(word, meaning)
+    return {line for line in text.splitlines() if not line.startswith("#")}
 
 
 def test_a_cluster_release_may_do_to_every_namespace_what_is_listed(clusterwide: Release):
     for namespace in (WATCHED, UNWATCHED):
         assert rights(clusterwide.cluster, clusterwide.account, namespace) == committed("operator")
     own = rights(clusterwide.cluster, clusterwide.account, clusterwide.namespace)
-    assert own == committed("operator") | committed("operator-own-namespace")
+    assert own == committed("operator") | committed("operator-own-namespace", RELEASE=clusterwide.namespace)
 
 
 def test_a_namespaced_release_may_do_the_same_in_its_namespaces_and_nothing_elsewhere(namespaced: Release):
     assert rights(namespaced.cluster, namespaced.account, WATCHED) == committed("operator")
     assert rights(namespaced.cluster, namespaced.account, UNWATCHED) == set()
-    assert rights(namespaced.cluster, namespaced.account, namespaced.namespace) == committed("operator-own-namespace")
+    own = rights(namespaced.cluster, namespaced.account, namespaced.namespace)
+    assert own == committed("operator-own-namespace", RELEASE=namespaced.namespace)
 
 
 def test_a_namespaced_release_has_no_binding_in_the_cluster(namespaced: Release):
@@ -137,27 +135,27 @@ def test_a_namespaced_release_has_no_binding_in_the_cluster(namespaced: Release)
     subjects = [subject for binding in bindings for subject in binding.get("subjects", ())]
     assert namespaced.namespace not in {subject.get("namespace") for subject in subjects}
     with pytest.raises(KubectlFailed, match="cannot list resource"):
-        namespaced.can("get", "opdjobs", "--all-namespaces")
-    assert namespaced.can("get", "opdjobs", "--namespace", WATCHED, "-o", "name") == ""
+        Account(namespaced).kubectl("get", "opdjobs", "--all-namespaces")
+    assert Account(namespaced).kubectl("get", "opdjobs", "--namespace", WATCHED, "-o", "name") == ""
 
 
 def test_the_account_makes_changes_and_deletes_every_child(release: Release):
     """Twice: a new object asks for other rights than one that is there."""
-    found = real_cases(release.cluster)
+    account, found = Account(release), real_cases(release.cluster)
     children = [child for case in found.values() for child in case.children()]
     assert {child["kind"] for child in children} == {kind.kind for kind in Kind} - SEEN_ONLY
     for _ in range(2):
-        release.apply(children)
+        account.apply(children)
     kinds = {kind.kind for kind in (*TEACHER_KINDS, Kind.RAY_JOB, Kind.JOB)}
     deleted = [f"{child['kind']}/{child['metadata']['name']}" for child in children if child["kind"] in kinds]
-    release.can("delete", "--namespace", WATCHED, "--wait=false", *deleted)
+    account.kubectl("delete", "--namespace", WATCHED, "--wait=false", *deleted)
 
 
 def test_the_account_writes_a_jobs_status_and_deletes_the_job(release: Release):
     name = next(iter(real_cases(release.cluster)))
     path = f"/apis/{API_VERSION}/namespaces/{WATCHED}/{PLURAL}/{name}"
     status = {"apiVersion": API_VERSION, "kind": KIND, "metadata": {"name": name}, "status": {"phase": "Pending"}}
-    with release.http() as http:
+    with Account(release).http() as http:
         apply = {"params": {"fieldManager": "opd-operator-status"}, "headers": {"Content-Type": APPLY}}
         assert http.patch(f"{path}/status", json=status, **apply).json()["status"] == {"phase": "Pending"}
         assert http.patch(path, json=status, **apply).status_code == 403, "what users ask for is theirs"
@@ -187,7 +185,7 @@ def real_cases(cluster: Cluster) -> dict[str, JobCase]:
 )
 def test_the_account_cannot(namespaced: Release, arguments: tuple[str, ...]):
     with pytest.raises(KubectlFailed, match=r"[Ff]orbidden"):
-        namespaced.can("--namespace", WATCHED, *arguments)
+        Account(namespaced).kubectl("--namespace", WATCHED, *arguments)
 
 
 def test_the_account_grants_nobody_what_it_does_not_hold(release: Release):
@@ -198,18 +196,53 @@ def test_the_account_grants_nobody_what_it_does_not_hold(release: Release):
         "rules": [{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}],
     }
     with pytest.raises(KubectlFailed, match="attempting to grant RBAC permissions not currently held"):
-        release.can("apply", "--server-side", "-f", "-", stdin=json.dumps(greedy))
+        Account(release).kubectl("apply", "--server-side", "-f", "-", stdin=json.dumps(greedy))
 
 
 def test_a_jobs_account_reads_and_patches_its_mailbox_and_nothing_else(namespaced: Release):
     cluster = namespaced.cluster
     name, case = next(iter(real_cases(cluster).items()))
-    namespaced.apply(case.children())
+    Account(namespaced).apply(case.children())
     trainer = cluster.kubeconfig_for(WATCHED, names.service_account(name))
-    assert {line.replace(name, "JOB") for line in rights(cluster, trainer, WATCHED)} == committed("trainer")
+    assert rights(cluster, trainer, WATCHED) == committed("trainer", JOB=name)
     assert rights(cluster, trainer, UNWATCHED) == set()
     patch = ("--type=merge", "-p", '{"data": {"progress.json": "{}"}}')
     cluster.kubectl("patch", "configmap", names.mailbox(name), "-n", WATCHED, *patch, kubeconfig=trainer)
     for other in (names.config(name), "another-mailbox"):
         with pytest.raises(KubectlFailed, match="forbidden"):
             cluster.kubectl("patch", "configmap", other, "-n", WATCHED, *patch, kubeconfig=trainer)
+
+
+def test_the_operator_works_with_the_rights_it_has_and_asks_for_no_others(release: Release, tmp_path: Path):
+    """As the chart starts it. In a namespaced release it neither sees nor needs any other namespace."""
+    cluster = release.cluster
+    cluster.kubectl("delete", PLURAL, "--all", "--namespace", WATCHED)
+    elsewhere, here = (json.dumps(documents()[0] | {"metadata": {"name": "asked"}}) for _ in range(2))
+    with release.operator(tmp_path / "operator.log") as operator:
+        cluster.kubectl("create", "--namespace", UNWATCHED, "-f", "-", stdin=elsewhere)
+        cluster.kubectl("create", "--namespace", WATCHED, "-f", "-", stdin=here)
+        for what in ("serviceaccount/asked", "role/asked", "rolebinding/asked", "job/asked-models"):
+            cluster.kubectl("wait", "--for=create", what, "--namespace", WATCHED, "--timeout=30s")
+        cluster.kubectl("wait", "--for=condition=Accepted", "opdjob/asked", "--namespace", WATCHED, "--timeout=30s")
+        seen = wait_until(lambda: cluster.get("events", "--namespace", WATCHED)["items"], 30, "events of the job")
+        assert "opd-operator" in {event["source"].get("component") for event in seen}
+        if release.environment()["OPD_NAMESPACES"]:
+            assert "status" not in cluster.get("opdjob", "asked", "--namespace", UNWATCHED)
+        else:
+            cluster.kubectl("wait", "--for=condition=Accepted", "opdjob/asked", "-n", UNWATCHED, "--timeout=30s")
+        assert "is forbidden: User" not in operator.said()
+        assert helm_test(release, operator, tmp_path) == 0
+    assert cluster.get("lease", release.name, "--namespace", release.namespace)["spec"]["holderIdentity"]
+    cluster.kubectl("delete", PLURAL, "asked", "--namespace", UNWATCHED)
+
+
+def helm_test(release: Release, operator: OperatorProcess, folder: Path) -> int:
+    """Exit status of the test pod's script, with the account that the pod would have."""
+    (folder / "token").write_text(
+        release.cluster.kubectl("create", "token", "default", "--namespace", release.namespace)
+    )
+    (folder / "ca.crt").write_bytes((release.cluster.folder / "pki" / "ca.crt").read_bytes())
+    port = re.search(r"metrics on port (\d+)", operator.said())
+    assert port
+    arguments = [f"http://127.0.0.1:{port[1]}", str(release.cluster.http.base_url).rstrip("/"), folder]
+    return subprocess.run([sys.executable, CHART / "files" / "answers.py", *arguments]).returncode
