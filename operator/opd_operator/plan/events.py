@@ -33,6 +33,8 @@ _QUIET = {
 
 def events_of(before: Status, after: Status) -> tuple[EventNote, ...]:
     """In the order of the conditions' table; none when nothing changed."""
+    if before.conditions == after.conditions and before.attempt == after.attempt:
+        return tuple(_report(before, after))
     old = {each.type: each for each in before.conditions}
     changed = [each for each in after.conditions if _changed(old.get(each.type), each)]
     notes = [note for each in changed if (note := _note(each, after))]

@@ -65,8 +65,8 @@ def _trainer_gpu(plan: _Fit) -> Verdict | None:
         others = {role: model for role, model in plan.models.items() if role != teacher.name}
         alone = _Fit(job=plan.job, models=others, settings=plan.settings).memory.trainer.gpu_bytes
     by_teacher = alone <= plan.gpu_bytes < needed
-    parts = f"student and optimizer {_gib(memory.trainer.resident_bytes)} with all that stays, "
-    parts += f"{_gib(memory.trainer.peak_bytes)} that comes and goes"
+    parts = f"{_gib(memory.trainer.resident_bytes)} of weights, gradients and optimizer that stay, "
+    parts += f"{_gib(memory.trainer.peak_bytes)} of activations and logits that come and go"
     if by_teacher and teacher is not None:
         what = (
             f"with teacher {teacher.name} ({teacher.megatron.placement}) a trainer needs {_gib(needed)} of GPU memory"

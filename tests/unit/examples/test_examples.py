@@ -19,7 +19,8 @@ from opd_runtime.rollout.tokenizer import PromptTokenizer
 
 ROOT = Path(__file__).parents[3]
 EXAMPLES = ROOT / "examples"
-JOBS = sorted(EXAMPLES.glob("*/opdjob*.yaml"))
+JOBS = sorted(file for file in EXAMPLES.glob("*/opdjob*.yaml") if "device: CPU" in file.read_text())
+"""Those that run anywhere; the others are told apart by what they need."""
 CLAIM = "opd-examples"
 SHIPPED_BYTES = 4_000_000
 
