@@ -1,0 +1,215 @@
+"""Whole lives of OPDJobs against a real API server, controller-manager and garbage collector, the operator under the
+chart's ServiceAccount.
+
+KubeRay's CRDs are there and its operator is not: the test plays it, the kubelet and the runtime (`played_job`). What
+KubeRay itself makes of our RayJobs is tested in test_children.py; that training works in pods is not tested here.
+"""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from played_job import MODEL, SGLANG, PlayedJob, now, until
+
+from opd_api import names
+
+MEGATRON = {"mode": "Megatron", "model": "pvc://models/teacher"}
+MODES = [pytest.param(SGLANG, id="SGLang teacher"), pytest.param(MEGATRON, id="Megatron teacher")]
+
+type NewJob = Callable[..., PlayedJob]
+
+
+def train(job: PlayedJob, attempt: int, step: int = 0, **fields: Any) -> None:
+    """The attempt's RayJob is there, its head runs and the driver reports."""
+    job.wait_rayjob(attempt)
+    until(lambda: job.status().get("rayJobName") == names.rayjob(job.name, attempt), "the RayJob in status")
+    job.rayjob_says(attempt, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{job.name}-rc")
+    job.report(attempt, "Training", step, **fields)
+    until(lambda: job.status().get("progress", {}).get("step") == step, f"step {step} in status: {job.status()}")
+
+
+def fails(job: PlayedJob, attempt: int, actor: str, **error: Any) -> None:
+    error = {"actor": actor, "reason": "TrainerLost", "message": "a trainer process died", **error}
+    job.report(attempt, "Failed", 10, error=error)
+    job.rayjob_says(attempt, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+
+
+@pytest.mark.parametrize("teacher", MODES)
+def test_a_job_fails_is_retried_suspended_resumed_and_completes(new_job: NewJob, teacher: dict[str, Any]) -> None:
+    job = new_job(teacher, runPolicy={"ttlSecondsAfterFinished": 3})
+    job.wait_condition("ModelsReady", "False", "Fetching")
+    job.models_pod_says()
+    job.wait_condition("ModelsReady")
+
+    job.wait_phase("Starting")
+    metrics = {"opd/reverse_kl": 0.5, "reward/raw": 0.25, "opd/reverse_kl_first": 0.9}
+    train(job, 1, 10, metrics=metrics, trend="Falling", checkpoint={"step": 8, "uri": "file:///opd/run/checkpoints"})
+    status = job.wait_phase("Training")
+    assert status["columns"]["step"] == "10/100"
+    assert status["columns"]["kl"] == "0.500"
+    assert status["distillation"] == {"reverseKL": 0.5, "initialReverseKL": 0.9, "trend": "Falling"}
+    deployment = job.get("Deployment", names.teacher(job.name, "teacher"), "apps/v1")
+    assert (deployment is not None) == (teacher["mode"] == "SGLang")
+
+    fails(job, 1, "Infrastructure")
+    status = job.wait_phase("Retrying")
+    assert status["attempt"] == 2 and status["retries"] == 1
+    assert len(job.rayjobs()) <= 1
+    train(job, 2, 20)
+    assert [each["metadata"]["name"] for each in job.rayjobs()] == [names.rayjob(job.name, 2)]
+
+    job.edit(suspend=True)
+    job.wait_phase("Suspending")
+    until(lambda: job.request().get("stop") == "Suspend", "a stop request in the mailbox")
+    assert job.request()["attempt"] == 2
+    job.report(2, "Stopped", 21, checkpoint={"step": 21, "uri": "file:///opd/run/checkpoints"})
+    job.wait_phase("Suspended")
+    job.wait_no_rayjob()
+    if teacher["mode"] == "SGLang":
+        until(
+            lambda: (job.get("Deployment", f"{job.name}-teacher", "apps/v1") or {})["spec"]["replicas"] == 0,
+            "the teacher scaled to zero",
+        )
+
+    job.edit(suspend=False)
+    train(job, 3, 22)
+    assert job.status()["retries"] == 1, "a resume is no retry"
+    job.report(3, "Succeeded", 100)
+    job.rayjob_says(3, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    status = job.wait_condition("Complete") and job.wait_phase("Succeeded")
+    assert "completionTime" in status
+    job.wait_no_rayjob()
+    until(lambda: job.get("OPDJob", job.name, "opd.dev/v1alpha1") is None, "TTL deleted the job")
+    until(lambda: not job.children("ConfigMap"), "its ConfigMaps are gone")
+
+
+def test_a_users_error_ends_the_job_without_a_retry(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1)
+    fails(job, 1, "User", path="spec.reward.function", reason="UserError", message="no module named rewards")
+    failed = job.wait_condition("Failed", "True", "UserError")
+    assert "spec.reward.function" in failed["message"] and "no module named rewards" in failed["message"]
+    assert job.wait_phase("Failed")["attempt"] == 1
+    job.wait_no_rayjob()
+
+
+def test_models_that_cannot_be_read_yet_are_named_at_once_and_found_by_the_next_try(new_job: NewJob) -> None:
+    job = new_job()
+    problem = {"path": "spec.student.model", "message": "/opd/volumes/models/student does not exist", "hint": "put it"}
+    job.models_pod_says({"models": {}, "problems": [problem]}, exit_code=1)
+    told = job.wait_condition("ModelsReady", "False", "FetchFailed")
+    assert "spec.student.model" in told["message"] and "does not exist" in told["message"]
+    assert job.condition("Failed").get("status") != "True"
+    job.models_pod_says(seconds=60)
+    job.wait_rayjob(1)
+
+
+def test_a_teacher_of_another_tokenizer_is_refused_before_anything_starts(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says({"models": {"student": MODEL, "teacher": MODEL | {"tokenizerFingerprint": "0" * 32}}})
+    job.wait_condition("ModelsReady", "False", "TokenizerMismatch")
+    assert "spec.teachers[0].model" in job.wait_condition("Failed")["message"]
+    assert not job.rayjobs()
+
+
+def test_a_silent_trainer_past_its_deadline_is_retried(new_job: NewJob) -> None:
+    job = new_job(runPolicy={"progressDeadlineSeconds": 3})
+    job.models_pod_says()
+    train(job, 1, 5)
+    assert job.wait_phase("Retrying")["attempt"] == 2
+
+
+def test_retries_end_at_the_backoff_limit(new_job: NewJob) -> None:
+    job = new_job(runPolicy={"backoffLimit": 0})
+    job.models_pod_says()
+    train(job, 1, 5)
+    fails(job, 1, "Infrastructure")
+    assert "a trainer process died" in job.wait_condition("Failed", "True", "BackoffLimitExceeded")["message"]
+
+
+def test_the_next_attempt_waits_for_the_pods_of_the_last(new_job: NewJob) -> None:
+    """A pod that will not go (its node is unreachable, say) is held by a finalizer here."""
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 5)
+    pod = job.make_pod("trainer", 1, finalizers=["opd.dev/test"])
+    fails(job, 1, "Infrastructure")
+    job.wait_phase("Retrying")
+    until(lambda: (job.get("Pod", pod) or {}).get("metadata", {}).get("deletionTimestamp"), "the pod being deleted")
+    until(lambda: "pod" in job.status().get("message", "") or None, f"a word about the pod: {job.status()}", 40)
+    assert not job.rayjobs()
+    job.release(pod)
+    job.wait_rayjob(2)
+
+
+def test_a_zombie_attempt_changes_nothing_and_is_said(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 5)
+    fails(job, 1, "Infrastructure")
+    train(job, 2, 6)
+
+    def zombie_speaks() -> list[dict[str, Any]]:
+        job.report(1, "Succeeded", 100)
+        return job.events("ReportIgnored")
+
+    until(zombie_speaks, "an Event about the ignored report")
+    job.report(2, "Training", 7)
+    until(lambda: job.status()["progress"]["step"] == 7, "the living attempt's report")
+    assert job.condition("Complete").get("status") != "True"
+
+
+FORGED = {
+    "oversized": json.dumps({"attempt": 1, "phase": "Training", "message": "x" * 70_000}),
+    "not JSON": "{",
+    "wrong types": json.dumps({"attempt": "one", "phase": 7, "step": "many", "totalSteps": [], "time": {}}),
+    "unknown phase": json.dumps({"attempt": 1, "phase": "Winning", "step": 1, "totalSteps": 1, "time": now()}),
+    "an attempt to come": json.dumps({"attempt": 9, "phase": "Succeeded", "step": 1, "totalSteps": 1, "time": now()}),
+    "a field of status": json.dumps({"attempt": 1, "phase": "Training", "step": 1, "conditions": []}),
+}
+
+
+def test_forged_reports_are_dropped_and_said_and_break_nothing(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 5, metrics={"opd/reverse_kl": 0.5})
+    before = job.status()
+    for count, (what, text) in enumerate(FORGED.items(), start=1):
+        job.report_raw(text)
+        until(lambda n=count: len(job.events("ReportIgnored")) >= n or None, f"an Event about {what}")
+        assert job.status()["progress"]["step"] == 5 and job.status()["columns"] == before["columns"], what
+    job.report(1, "Training", 6)
+    until(lambda: job.status()["progress"]["step"] == 6, "a good report after all that")
+
+
+def test_a_job_created_suspended_makes_nothing_until_it_is_resumed(new_job: NewJob) -> None:
+    job = new_job(suspend=True)
+    job.wait_phase("Suspended")
+    assert not job.children("Job", "batch/v1") and not job.rayjobs()
+    job.edit(suspend=False)
+    job.models_pod_says()
+    job.wait_rayjob(1)
+
+
+def test_steps_that_grow_while_it_trains_are_trained(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 99)
+    job.edit(steps=200)
+    job.report(1, "Succeeded", 100)
+    job.rayjob_says(1, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    train(job, 2, 101)
+    assert job.status()["columns"]["step"].endswith("/100") is False or job.status()["attempt"] == 2
+    assert job.status().get("retries", 0) == 0
+
+
+def test_deleting_a_job_in_training_leaves_nothing(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 5)
+    job.make_pod("trainer", 1)
+    job.delete()
+    kinds = (("RayJob", "ray.io/v1"), ("Deployment", "apps/v1"), ("Pod", "v1"), ("ConfigMap", "v1"), ("Secret", "v1"))
+    until(lambda: not any(job.children(kind, version) for kind, version in kinds), "no child is left", 60)
