@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 
 async def serve(operator: Operator, port: int) -> web.AppRunner:
-    """Listens on every address (0: on a free port); `cleanup` ends it. Raises OSError when the port is taken."""
+    """Listens on every address; `cleanup` ends it. Raises OSError when the port is taken."""
 
     async def healthz(_: web.Request) -> web.Response:
         return _answer(operator.ill())
@@ -28,7 +28,7 @@ async def serve(operator: Operator, port: int) -> web.AppRunner:
     runner = web.AppRunner(application, access_log=None)
     await runner.setup()
     await web.TCPSite(runner, port=port).start()
-    log.info("probes and metrics on port %d", runner.addresses[0][1])
+    log.info("probes and metrics on port %d", port)
     return runner
 
 

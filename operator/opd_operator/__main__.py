@@ -1,0 +1,5 @@
+"""`python -m opd_operator` is `opd-operator`."""
+
+from .app import main
+
+main()

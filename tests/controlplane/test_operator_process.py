@@ -1,0 +1,234 @@
+"""The operator as a process beside a real API server: leadership, probes, outages, kinds that come and go.
+
+What it decides is tested elsewhere; here it has to find its way back by itself.
+"""
+
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cluster import Cluster
+from cluster_namespace import Namespace
+from operator_process import OperatorProcess
+from waiting import wait_until
+
+SECONDS = 30.0
+TAKEOVER_SECONDS = 20.0
+
+type Start = Callable[..., OperatorProcess]
+
+
+@pytest.fixture
+def start(cluster: Cluster, namespace: Namespace, tmp_path: Path) -> Iterator[Start]:
+    """Operators of the test's namespace alone; none outlives the test."""
+    started: list[OperatorProcess] = []
+
+    def make(**options: Any) -> OperatorProcess:
+        log = tmp_path / f"operator-{len(started)}.log"
+        operator = OperatorProcess(
+            cluster.kubeconfig, log, operator_namespace=namespace.name, namespaces=[namespace.name], **options
+        )
+        started.append(operator)
+        operator.start()
+        return operator
+
+    yield make
+    for operator in started:
+        operator.kill()
+
+
+def make_job(namespace: Namespace, name: str = "demo", **spec: Any) -> None:
+    namespace.apply(
+        {
+            "apiVersion": "opd.dev/v1alpha1",
+            "kind": "OPDJob",
+            "metadata": {"name": name},
+            "spec": {
+                "device": "CPU",
+                "student": {"model": "pvc://models/student"},
+                "teachers": [{"mode": "Megatron", "model": "pvc://models/teacher"}],
+                "data": {"prompts": [{"uri": "pvc://models/prompts.jsonl"}]},
+                "rollout": {"maxPromptTokens": 8, "maxResponseTokens": 8},
+                "steps": 10,
+                **spec,
+            },
+        }
+    )
+
+
+def condition(namespace: Namespace, kind: str, name: str = "demo") -> dict[str, Any]:
+    status = namespace.get("opdjob", name).get("status", {})
+    return next((each for each in status.get("conditions", ()) if each["type"] == kind), {})
+
+
+def wait_accepted(namespace: Namespace, status: str = "True", name: str = "demo", seconds: float = SECONDS) -> None:
+    wait_until(
+        lambda: condition(namespace, "Accepted", name).get("status") == status, seconds, f"{name} accepted: {status}"
+    )
+
+
+def test_a_job_is_accepted_and_its_models_are_asked_for(namespace: Namespace, start: Start) -> None:
+    operator = start()
+    make_job(namespace)
+    wait_accepted(namespace)
+    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+    reasons = {each["reason"] for each in namespace.get("events")["items"] if each["source"].get("component")}
+    assert "Accepted" in reasons
+    assert "error" not in {line["level"] for line in operator.lines()}
+
+
+def test_probes_and_metrics_answer(namespace: Namespace, start: Start) -> None:
+    operator = start()
+    assert operator.get("/healthz") == (200, "ok\n")
+    make_job(namespace)
+    wait_accepted(namespace)
+    wait_until(lambda: operator.metric('opd_jobs{phase="Pending"}') == 1, SECONDS, "one pending job is counted")
+    assert operator.metric('opd_operator_api_writes_total{kind="OPDJob",verb="apply_status"}') >= 1
+    assert operator.metric("opd_operator_reconcile_seconds_count") >= 1
+    assert operator.leads()
+
+
+def test_a_pass_over_a_job_where_nothing_changed_writes_nothing(namespace: Namespace, start: Start) -> None:
+    operator = start()
+    make_job(namespace)
+    wait_accepted(namespace)
+    wait_until(lambda: condition(namespace, "ModelsReady").get("reason") == "Unschedulable", SECONDS, "the pod is seen")
+    wait_until(lambda: operator.metric("opd_operator_queue_depth") == 0, SECONDS, "nothing is to be done")
+    before = namespace.get("configmap,job,role,serviceaccount,opdjob,networkpolicy")["items"]
+    operator.stop()
+    operator.start()
+    wait_until(lambda: operator.metric("opd_operator_reconcile_seconds_count") >= 1, SECONDS, "the job is looked at")
+    wait_until(lambda: operator.metric("opd_operator_queue_depth") == 0, SECONDS, "nothing is to be done")
+    after = namespace.get("configmap,job,role,serviceaccount,opdjob,networkpolicy")["items"]
+    assert [each["metadata"]["resourceVersion"] for each in after] == [
+        each["metadata"]["resourceVersion"] for each in before
+    ]
+    assert "opd_operator_api_writes_total{" not in operator.get("/metrics")[1]
+
+
+def test_a_leader_that_dies_is_followed_by_its_standby(namespace: Namespace, start: Start) -> None:
+    leader = start()
+    standby = start()
+    assert leader.leads() and not standby.leads()
+    leader.kill()
+    make_job(namespace)
+    wait_until(standby.leads, TAKEOVER_SECONDS, lambda: f"the standby leads:\n{standby.said()}")
+    wait_accepted(namespace)
+
+
+def test_a_leader_that_is_told_to_stop_hands_over(namespace: Namespace, start: Start) -> None:
+    leader = start()
+    standby = start()
+    assert leader.stop() == 0
+    lease = namespace.get("lease", "opd-operator")
+    wait_until(standby.leads, SECONDS, "the standby leads")
+    assert namespace.get("lease", "opd-operator")["spec"]["leaseTransitions"] >= lease["spec"]["leaseTransitions"]
+
+
+def test_a_frozen_leader_writes_nothing_when_it_wakes(namespace: Namespace, start: Start) -> None:
+    leader = start()
+    standby = start()
+    leader.send(signal.SIGSTOP)
+    wait_until(standby.leads, TAKEOVER_SECONDS, "the standby leads")
+    leader.send(signal.SIGCONT)
+    wait_until(lambda: not leader.leads(), SECONDS, "the woken one knows")
+    make_job(namespace)
+    wait_accepted(namespace)
+    assert standby.leads() and not leader.leads()
+    assert leader.metric('opd_operator_api_writes_total{kind="OPDJob",verb="apply_status"}') == 0
+
+
+@pytest.mark.parametrize("program", ["kube-apiserver", "etcd"])
+def test_after_an_outage_it_goes_on_by_itself(
+    cluster: Cluster, namespace: Namespace, start: Start, program: str
+) -> None:
+    operator = start()
+    make_job(namespace)
+    wait_accepted(namespace)
+    cluster.stop(program)
+    wait_until(lambda: not operator.leads(), SECONDS, "it stands down")
+    assert operator.get("/healthz")[0] == 200, "a restart would not help"
+    cluster.start(program)
+    wait_until(operator.leads, SECONDS, "it leads again")
+    make_job(namespace, "later")
+    wait_accepted(namespace, name="later")
+
+
+def test_a_restart_of_the_api_server_shorter_than_the_lease_is_survived_with_what_was_deleted_meanwhile(
+    cluster: Cluster, namespace: Namespace, start: Start
+) -> None:
+    start()
+    make_job(namespace)
+    wait_accepted(namespace)
+    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+    cluster.stop("kube-apiserver")
+    cluster.start("kube-apiserver")
+    namespace.kubectl("delete", "job", "demo-models", "--cascade=foreground")
+    wait_until(
+        lambda: [each["metadata"]["name"] for each in namespace.get("jobs")["items"]] == ["demo-models"],
+        SECONDS,
+        "the models Job is made again",
+    )
+
+
+def test_kuberay_that_is_missing_is_said_and_waited_for(cluster: Cluster, namespace: Namespace, start: Start) -> None:
+    with cluster.without_kuberay():
+        operator = start()
+        make_job(namespace)
+        wait_accepted(namespace, "False")
+        assert condition(namespace, "Accepted")["reason"] == "KubeRayMissing"
+        assert operator.get("/readyz")[0] == 200
+    wait_accepted(namespace)
+    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+
+
+def test_kuberay_that_vanishes_is_noticed(cluster: Cluster, namespace: Namespace, start: Start) -> None:
+    start()
+    make_job(namespace)
+    wait_accepted(namespace)
+    with cluster.without_kuberay():
+        wait_until(
+            lambda: condition(namespace, "Accepted").get("reason") == "KubeRayMissing", SECONDS, "KubeRay is missed"
+        )
+    wait_accepted(namespace)
+
+
+def test_drift_of_a_child_is_mended(namespace: Namespace, start: Start) -> None:
+    start()
+    make_job(namespace)
+    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+    namespace.kubectl("delete", "configmap", "demo-config")
+    wait_until(lambda: namespace.kubectl("get", "configmap", "-o", "name").count("demo-config"), SECONDS, "made again")
+
+
+def test_a_namespace_that_is_not_its_own_is_left_alone(namespace: Namespace, start: Start) -> None:
+    start()
+    other = f"{namespace.name}-other"
+    namespace.cluster.kubectl("create", "namespace", other)
+    try:
+        make_job(Namespace(namespace.cluster, other))
+        make_job(namespace)
+        wait_accepted(namespace)
+        assert "status" not in Namespace(namespace.cluster, other).get("opdjob", "demo")
+    finally:
+        namespace.cluster.kubectl("delete", "namespace", other, "--wait=false")
+
+
+def test_every_line_of_the_log_is_json_and_names_its_job(namespace: Namespace, start: Start) -> None:
+    operator = start()
+    namespace.kubectl("create", "quota", "none", "--hard=count/jobs.batch=0")
+    wait_until(
+        lambda: namespace.get("resourcequota", "none").get("status", {}).get("used"), SECONDS, "the quota is counted"
+    )
+    make_job(namespace)
+    wait_until(
+        lambda: "exceeded quota" in namespace.get("opdjob", "demo").get("status", {}).get("message", ""),
+        SECONDS,
+        "the refusal is said in the status",
+    )
+    jobs = {line.get("job") for line in operator.lines() if line["level"] == "warning"}
+    assert f"{namespace.name}/demo" in jobs
+    namespace.kubectl("delete", "resourcequota", "none")
+    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=60s")
