@@ -118,7 +118,7 @@ def _models(book: _Book, situation: Situation, course: Course) -> None:
     elif course.stage is Stage.FETCHING:
         trouble = worst(situation.pods("models"), situation.job)
         reading = Verdict(reason=Reason.FETCHING, message="Reading configs and tokenizers of the models.")
-        said = _unpulled(book, ConditionType.MODELS_READY, trouble) or reading
+        said = models.trying or _unpulled(book, ConditionType.MODELS_READY, trouble) or reading
         book.set(ConditionType.MODELS_READY, "False", said.reason, said.message)
 
 

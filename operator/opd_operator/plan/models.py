@@ -28,6 +28,8 @@ class Models:
     """Whether the config ConfigMap remembers the report; until then the models Job is kept."""
     estimate: MemoryEstimate | None = None
     """Given with every report."""
+    trying: Verdict | None = None
+    """What the newest try found wrong, while the models Job goes on trying: a claim may still be filled."""
     failed: Verdict | None = None
     """The models Job has given up."""
     failed_by_user: bool = True
@@ -68,6 +70,9 @@ def models_of(situation: Situation, job: OPDJob) -> Models:
         return Models(report=told, estimate=_estimate(situation, job, told), refused=refused)
     if fetched.failed or fetched.succeeded:
         return _gave_up(situation, report)
+    if isinstance(report, ModelsReport) and report.problems:
+        message = f"{joined(report.problems)}; trying again"
+        return Models(trying=Verdict(reason=_reason(report.problems), message=message))
     return Models()
 
 

@@ -98,10 +98,11 @@ def test_models_that_cannot_be_read_fail_the_job(pods, job, want_reason, want_fa
     assert deleted(decision) == ["Job job-models"]
 
 
-def test_a_try_that_failed_is_not_the_end_of_the_models_job():
+def test_a_try_that_failed_is_told_and_not_the_end():
     problems = ModelsReport(problems=(FieldProblem(path="spec.student.model", message="timed out"),))
     decision = decide(fetching(pods=(make_models_pod(problems, phase="Failed"),)))
-    assert decision.status.phase == "Pending"
+    assert (decision.status.phase, decision.status.message) == ("Pending", "spec.student.model: timed out; trying again")
+    assert condition(decision, "ModelsReady").reason == "FetchFailed"
 
 
 def test_another_tokenizer_is_refused():
