@@ -7,7 +7,6 @@ was away for minutes, or an operator that was frozen, begins anew from what the 
 import asyncio
 import contextlib
 import logging
-import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -76,7 +75,7 @@ class Operator:
 
     def ill(self) -> str:
         """Why it should be restarted; "" while it works, and while it waits for the API server."""
-        if time.monotonic() - self.lease.tried > PULSE_SECONDS:
+        if asyncio.get_running_loop().time() - self.lease.tried > PULSE_SECONDS:
             return f"the election has stood still for more than {PULSE_SECONDS:.0f} s"
         return self._work.ill() if self._work else ""
 
@@ -120,7 +119,7 @@ class Work:
 
     def ill(self) -> str:
         silent = max(self._watches, key=lambda watch: -watch.heard)
-        if time.monotonic() - silent.heard > WATCH_SILENCE_SECONDS:
+        if asyncio.get_running_loop().time() - silent.heard > WATCH_SILENCE_SECONDS:
             return f"nothing was heard of {silent} for more than {WATCH_SILENCE_SECONDS:.0f} s"
         if self.queue.oldest_seconds() > QUEUE_AGE_SECONDS and self.unready() == "":
             return f"a job has waited for more than {QUEUE_AGE_SECONDS:.0f} s"

@@ -77,6 +77,7 @@ def _pod(body: Body) -> PodFacts:
     states = [*status.get("initContainerStatuses", ()), *status.get("containerStatuses", ())]
     own: Body = next((each for each in status.get("containerStatuses", ()) if each["name"] == main), {})
     ended: Body = own.get("state", {}).get("terminated") or own.get("lastState", {}).get("terminated") or {}
+    running: Body = own.get("state", {}).get("running") or {}
     waiting: Body = next((each["state"]["waiting"] for each in states if each.get("state", {}).get("waiting")), {})
     conditions = _conditions(body)
     scheduling = conditions.get("PodScheduled", {})
@@ -91,6 +92,7 @@ def _pod(body: Body) -> PodFacts:
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready", {}).get("status") == "True",
         restarts=own.get("restartCount", 0),
+        running_since=moment(running["startedAt"]) if running.get("startedAt") else None,
         scheduled=bool(spec.get("nodeName")),
         unschedulable=scheduling.get("message", "") if scheduling.get("reason") == "Unschedulable" else "",
         waiting_reason=waiting.get("reason", ""),

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import secrets
 import socket
-import time
 from datetime import UTC, datetime
 
 from .api import Api, ApiError, ApiUnavailable, Body
@@ -36,7 +35,7 @@ class Lease:
         self._renewed: float | None = None
         self._doubtful = False
         """Somebody else has written the Lease: look before the next write."""
-        self.tried = time.monotonic()
+        self.tried = _now()
         """When a candidate or leader last tried anything: its pulse."""
         self._complaint = ""
         self.answered = False
@@ -45,7 +44,7 @@ class Lease:
     @property
     def leads(self) -> bool:
         """Whether nobody else can have taken over yet."""
-        return self._renewed is not None and time.monotonic() - self._renewed < RENEW_DEADLINE_SECONDS
+        return self._renewed is not None and _now() - self._renewed < RENEW_DEADLINE_SECONDS
 
     async def acquire(self) -> None:
         """Returns as the leader."""
@@ -70,7 +69,7 @@ class Lease:
 
     async def _try(self) -> bool:
         """One look, and one write when the Lease is ours to take. Whether we lead."""
-        self.tried = begun = time.monotonic()
+        self.tried = begun = _now()
         try:
             if self._doubtful or not self.leads:
                 await self._look()
@@ -91,7 +90,7 @@ class Lease:
                 raise
             seen = None
         if _version(seen) != _version(self._body) or self._unchanged_since == 0.0:
-            self._unchanged_since = time.monotonic()
+            self._unchanged_since = _now()
         self._body, self._doubtful = seen, False
 
     def _is_mine_to_take(self) -> bool:
@@ -99,7 +98,7 @@ class Lease:
         if not holder or holder == self.identity:
             return True
         self._renewed = None
-        return time.monotonic() - self._unchanged_since >= DURATION_SECONDS
+        return _now() - self._unchanged_since >= DURATION_SECONDS
 
     def _taken(self) -> Body:
         old: Body = self._body["spec"] if self._body else {}
@@ -116,13 +115,13 @@ class Lease:
         return {**(self._body or new), "spec": spec}
 
     async def _put(self, body: Body) -> bool:
-        """False: somebody was faster."""
+        """False: somebody was faster, or it was deleted."""
         method, path = ("PUT", self._path) if self._body else ("POST", self._folder)
         try:
             self._body = await self._api.call(method, path, body=body, seconds=REQUEST_SECONDS)
             return True
         except ApiError as error:
-            if error.status != 409:
+            if error.status not in (404, 409):
                 raise
             self._doubtful = True
             return False
@@ -134,3 +133,7 @@ class Lease:
 
 def _version(body: Body | None) -> str:
     return str(body["metadata"]["resourceVersion"]) if body else ""
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()

@@ -7,7 +7,6 @@ API server does not know is asked for again until it comes. Never ends by itself
 import asyncio
 import logging
 import random
-import time
 from collections.abc import Iterator
 
 from opd_api.names import LABEL_JOB
@@ -35,7 +34,7 @@ class Watch:
         self._query = {} if kind is Kind.OPD_JOB else {"labelSelector": LABEL_JOB}
         self.listed = asyncio.Event()
         """The cache is complete: the kind was listed, or does not exist."""
-        self.heard = time.monotonic()
+        self.heard = _now()
         """When the API server last said anything (bookmarks: every minute)."""
 
     def __str__(self) -> str:
@@ -71,7 +70,7 @@ class Watch:
         query = {**self._query, "limit": str(PAGE)}
         while True:
             page = await self._api.call("GET", path_of(self._kind, self._namespace), query=query)
-            self.heard = time.monotonic()
+            self.heard = _now()
             for body in page["items"]:
                 self._cache.put(self._kind, body)
                 seen.add((body["metadata"]["namespace"], body["metadata"]["name"]))
@@ -82,7 +81,7 @@ class Watch:
                 return version
 
     def _absent(self) -> None:
-        self.heard = time.monotonic()
+        self.heard = _now()
         if not self.listed.is_set():
             log.warning("the API server does not know %s; looking again every %d s", self, ABSENT_SECONDS)
         self._cache.lacks(self._kind)
@@ -99,7 +98,7 @@ class Watch:
                 async for event in self._api.stream(
                     path_of(self._kind, self._namespace), {**query, "resourceVersion": str(version)}
                 ):
-                    self.heard = time.monotonic()
+                    self.heard = _now()
                     waits = _backoff()
                     if event["type"] == "ERROR":
                         raise ApiError(GONE, event["object"].get("message", ""))
@@ -129,3 +128,7 @@ def _backoff() -> Iterator[float]:
     while True:
         yield seconds * random.uniform(0.5, 1.0)
         seconds = min(seconds * 2, most)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
