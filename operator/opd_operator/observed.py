@@ -27,6 +27,8 @@ class PodFacts:
     ready: bool = False
     restarts: int = 0
     """Of the main container."""
+    running_since: datetime | None = None
+    """Of the main container; None: it does not run."""
     scheduled: bool = False
     unschedulable: str = ""
     """The scheduler's message while it finds no node."""

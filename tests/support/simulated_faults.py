@@ -62,7 +62,9 @@ def _kill_head(cluster: Cluster) -> None:
         cluster.drivers.pop(pod.attempt or 0, None)
         match cluster.rng.choice(("restarted", "failed", "gone")):
             case "restarted":
-                cluster.pods[pod.name] = replace(pod, restarts=pod.restarts + 1, terminated_reason="OOMKilled")
+                cluster.pods[pod.name] = replace(
+                    pod, restarts=pod.restarts + 1, running_since=cluster.now, terminated_reason="OOMKilled"
+                )
             case "failed":
                 cluster.pods[pod.name] = replace(pod, phase="Failed", ready=False)
             case _:

@@ -9,9 +9,12 @@ from enum import Enum
 
 from opd_api import names
 from opd_api.conditions import Reason
+from opd_api.documents import Progress
 
+from ..observed import PodFacts
 from .deadlines import progress_deadline
 from .situation import Situation
+from .times import moment_of
 
 
 class Kind(Enum):
@@ -106,7 +109,7 @@ def _head_lost(situation: Situation) -> Ending | None:
     if situation.report is None or (situation.rayjob is not None and situation.rayjob.suspended):
         return None
     heads = situation.pods("head")
-    failed = next((pod for pod in heads if pod.phase == "Failed" or pod.restarts > 0), None)
+    failed = next((pod for pod in heads if pod.phase == "Failed" or _restarted(pod, situation.report)), None)
     if failed is not None:
         why = f" ({failed.terminated_reason})" if failed.terminated_reason else ""
         message = f"head pod {failed.name} died{why}, and the driver with it"
@@ -117,6 +120,12 @@ def _head_lost(situation: Situation) -> Ending | None:
     if situation.training and not heads and cluster is not None and not cluster.head_ready:
         return Ending(kind=Kind.LOST, reason=Reason.HEAD_LOST, message="the head pod is gone, and the driver with it")
     return None
+
+
+def _restarted(pod: PodFacts, report: Progress) -> bool:
+    """Since the driver's last word; a head that was restarted before that is the one it lives on."""
+    told = moment_of(report.time)
+    return pod.restarts > 0 and (pod.running_since is None or told is None or pod.running_since > told)
 
 
 def _silent(situation: Situation) -> Ending | None:

@@ -95,10 +95,22 @@ def reported(phase: str, **fields):
             {"rayjobs": (make_rayjob(deleting=True),)}, "Retrying", "was deleted", id="somebody is deleting the RayJob"
         ),
         pytest.param(
-            {"pods": (make_pod("head", restarts=1, terminated_reason="OOMKilled"),)},
+            {"pods": (make_pod("head", restarts=1, running_since=ago(5), terminated_reason="OOMKilled"),)},
             "Retrying",
             "head pod job-head died (OOMKilled), and the driver with it; raise spec.head.resources.limits.memory",
             id="the head was restarted while the RayJob says Running",
+        ),
+        pytest.param(
+            {"pods": (make_pod("head", restarts=1, running_since=ago(300)),)},
+            "Training",
+            "120 of 300",
+            id="a head that was restarted before the driver lived on it",
+        ),
+        pytest.param(
+            {"pods": (make_pod("head", restarts=1, ready=False),)},
+            "Retrying",
+            "head pod job-head died",
+            id="a head that ended and is not up again",
         ),
         pytest.param(
             {"pods": (make_pod("head", phase="Failed"),)}, "Retrying", "head pod job-head died", id="the head failed"

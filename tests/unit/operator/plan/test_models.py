@@ -101,7 +101,10 @@ def test_models_that_cannot_be_read_fail_the_job(pods, job, want_reason, want_fa
 def test_a_try_that_failed_is_told_and_not_the_end():
     problems = ModelsReport(problems=(FieldProblem(path="spec.student.model", message="timed out"),))
     decision = decide(fetching(pods=(make_models_pod(problems, phase="Failed"),)))
-    assert (decision.status.phase, decision.status.message) == ("Pending", "spec.student.model: timed out; trying again")
+    assert (decision.status.phase, decision.status.message) == (
+        "Pending",
+        "spec.student.model: timed out; trying again",
+    )
     assert condition(decision, "ModelsReady").reason == "FetchFailed"
 
 
