@@ -27,8 +27,6 @@ HERE = Path(__file__).parent
 CPU_KV_CACHE_BYTES = 512 * 2**20
 CPU_MAX_TOTAL_TOKENS = 131_072
 CPU_MAX_RUNNING_REQUESTS = 256
-CPU_PAGE_TOKENS = 16
-"""Of the KV cache: attention copies whole pages (`opd_cpu_attention.py`)."""
 CUDA_GRACE_SECONDS = 20.0
 """SGLang's own drain takes 5 s and more; on CUDA it returns memory in order, on a CPU there is nothing to return."""
 POLL_SECONDS = 0.1
@@ -117,7 +115,7 @@ def _cpu_args(model_path: Path) -> list[str]:
         *("--grammar-backend", "none", "--disable-overlap-schedule", "--sleep-on-idle"),
         *("--cuda-graph-backend-decode", "disabled", "--cuda-graph-backend-prefill", "disabled"),
         *("--max-total-tokens", str(cpu_cache_tokens(model_path))),
-        *("--page-size", str(CPU_PAGE_TOKENS), "--max-running-requests", str(CPU_MAX_RUNNING_REQUESTS)),
+        *("--max-running-requests", str(CPU_MAX_RUNNING_REQUESTS)),
     ]
 
 
