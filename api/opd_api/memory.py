@@ -24,6 +24,8 @@ SERVER_HOST_BYTES = 3 * GIB
 """The processes of one SGLang server without weights and cache; 2 GiB were seen on CPU."""
 CPU_CACHE_BYTES = GIB // 2
 """KV cache that a server gets on CPU."""
+LARGEST_SHOWN_BYTES = 2**53
+"""Absurd shapes give absurd sizes; a JSON number is exact up to here."""
 LOGPROB_ROWS = 1024
 """Rows of logits that the trainer holds in FP32 at a time."""
 
@@ -145,18 +147,22 @@ class MemoryEstimate:
     """SGLang teachers that the job deploys and whose model is known."""
 
     def to_status(self) -> MemoryPlan:
-        """As `status.memoryPlan`; what does not apply is left out."""
+        """As `status.memoryPlan`; what does not apply is left out, and what no JSON number can say is cut."""
         trainer = self.trainer
         return MemoryPlan(
             trainer=TrainerMemory(
-                gpu_bytes=trainer.gpu_bytes or None,
-                host_bytes=trainer.host_bytes,
-                teacher_gpu_bytes=trainer.teacher_gpu_bytes or None,
-                teacher_host_bytes=trainer.teacher_host_bytes or None,
+                gpu_bytes=_shown(trainer.gpu_bytes),
+                host_bytes=_shown(trainer.host_bytes),
+                teacher_gpu_bytes=_shown(trainer.teacher_gpu_bytes),
+                teacher_host_bytes=_shown(trainer.teacher_host_bytes),
             ),
-            engine=EngineMemory(gpu_bytes=self.engine.gpu_bytes or None),
-            teachers=tuple(TeacherMemory(name=each.name, gpu_bytes=each.gpu_bytes or None) for each in self.teachers),
+            engine=EngineMemory(gpu_bytes=_shown(self.engine.gpu_bytes)),
+            teachers=tuple(TeacherMemory(name=each.name, gpu_bytes=_shown(each.gpu_bytes)) for each in self.teachers),
         )
+
+
+def _shown(size: int) -> int | None:
+    return min(size, LARGEST_SHOWN_BYTES) or None
 
 
 def estimate(job: OPDJob, models: Mapping[str, ModelSummary], *, gpu_memory_bytes: int | None = None) -> MemoryEstimate:

@@ -12,7 +12,7 @@ from .. import build
 from ..objects import Kind, Manifest, ObjectRef
 from .deadlines import farewell
 from .lifecycle import ENDED, Course, Stage
-from .models import Models, stored_models
+from .models import Models, remembered
 from .situation import Situation
 
 _APPLYING = {
@@ -36,7 +36,8 @@ def to_apply(situation: Situation, course: Course, status: Status) -> tuple[Mani
     job = situation.job
     if job is None or course.attempt != situation.attempt:
         return ()
-    models = course.models if course.models.report else stored_models(situation, job)
+    fetching = course.stage is Stage.FETCHING
+    models = course.models if course.models.report or fetching else remembered(situation, job)
     manifests: list[Manifest] = []
     if course.stage in _APPLYING and not situation.strangers:
         manifests += _foundation(situation, course, models, _request(situation, course, status))

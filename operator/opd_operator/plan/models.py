@@ -77,9 +77,15 @@ def models_of(situation: Situation, job: OPDJob) -> Models:
 
 
 def stored_models(situation: Situation, job: OPDJob) -> Models:
-    """What the config ConfigMap remembers of the document's models; no question is asked again."""
+    """What the config ConfigMap remembers, if it is about the document's models as they are now."""
+    stored = remembered(situation, job)
+    return stored if stored.report is not None and stored.report.source == source_digest(job) else Models()
+
+
+def remembered(situation: Situation, job: OPDJob) -> Models:
+    """What the config ConfigMap remembers: what the living attempt was made with. No question is asked again."""
     report = situation.config.models if situation.config else None
-    if report is None or report.source != source_digest(job) or not _is_whole(report):
+    if report is None or not _is_whole(report):
         return Models()
     return Models(report=report, stored=True, estimate=_estimate(situation, job, report))
 

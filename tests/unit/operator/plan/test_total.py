@@ -4,7 +4,7 @@ import random
 from dataclasses import replace
 
 import pytest
-from child_jobs import UID
+from child_jobs import UID, make_summary
 from operator_makers import (
     MODELS,
     NOW,
@@ -41,6 +41,11 @@ TIMES = (
     stamp(ago(40)),
     stamp(ago(4000)),
     stamp(ago(-90)),
+)
+ABSURD = make_summary(
+    **dict.fromkeys(
+        ("hidden_size", "num_layers", "num_heads", "num_kv_heads", "head_dim", "ffn_hidden_size"), 2**31 - 1
+    )
 )
 OWNERS = (UID, UID, UID, "", "another")
 JOBS = tuple(
@@ -123,7 +128,10 @@ def some_observation(rng: random.Random) -> Observed:
     request = rng.choice(
         (None, Request(attempt=9, stop="Evict", time="x"), DocumentError(reason="Unreadable", message=""))
     )
-    report = rng.choice((None, MODELS, ModelsReport(), stored_models(job) if job else MODELS))
+    absurd = ModelsReport(models={"student": ABSURD, "teacher": ABSURD})
+    report = rng.choice(
+        (None, MODELS, ModelsReport(), absurd, stored_models(job or JOBS[0]), stored_models(job or JOBS[0], absurd))
+    )
     observed = make_observed(
         deleting=rng.random() < 0.05,
         problems=some(rng, lambda _: Problem(path="spec", message="is odd")),
@@ -160,7 +168,7 @@ def some_observation(rng: random.Random) -> Observed:
                 ready=r.random() < 0.5,
                 waiting_reason=r.choice(("", "ErrImagePull", "CrashLoopBackOff", "NewReason")),
                 terminated_reason=r.choice(("", "OOMKilled")),
-                termination_message=r.choice(("", "{", "é", "{}", MODELS.model_dump_json())),
+                termination_message=r.choice(("", "{", "é", "{}", MODELS.model_dump_json(), absurd.model_dump_json())),
                 created=r.choice((ago(5), ago(4000))),
             ),
             6,
