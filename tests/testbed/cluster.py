@@ -33,6 +33,7 @@ READY_SECONDS = 60.0
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SAID_CHARACTERS = 4000
 """Of what kubectl complains about, at most."""
+KUBERAY_API = "/apis/ray.io/v1"
 KUBERAY_NAMESPACE, KUBERAY_ACCOUNT = "ray-system", "kuberay-operator"
 
 type Mode = Literal["control", "kwok"]
@@ -133,6 +134,7 @@ class Cluster:
         """KubeRay and its kinds are gone, with every object of them; afterwards it is installed again."""
         self.stop("kuberay")
         self.kubectl("delete", "--wait", *(part for file in self._kuberay_crds for part in ("-f", file)))
+        wait_until(lambda: self.http.get(KUBERAY_API).status_code == 404, READY_SECONDS, f"{KUBERAY_API} is gone")
         yield
         self._create_crds(self._kuberay_crds)
         self._start_kuberay()
