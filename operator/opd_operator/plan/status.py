@@ -151,4 +151,4 @@ def _between(situation: Situation, course: Course, conditions: dict[str, Conditi
         return f"{lost}{cluster.message}"
     if course.stage in (Stage.WAITING, Stage.RECORDING) and lost:
         return f"{lost}Attempt {course.attempt} starts at {course.attempt_start}."
-    return f"{lost}Attempt {course.attempt} is made." if course.attempt else "The job goes on."
+    return f"{lost}Making attempt {course.attempt}." if course.attempt else "Making the first attempt."
