@@ -12,7 +12,7 @@ SCRIPT = """
 import json, sys, time
 start = time.process_time()
 import opd_api.columns, opd_api.conditions, opd_api.crd, opd_api.load, opd_api.names
-engines = {"torch", "ray", "kopf", "kubernetes", "sglang", "transformers", "numpy", "aiohttp", "httpx"}
+engines = {"torch", "ray", "kubernetes", "sglang", "transformers", "numpy", "aiohttp", "httpx"}
 print(json.dumps([time.process_time() - start, sorted(engines & set(sys.modules))]))
 """
 

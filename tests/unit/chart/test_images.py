@@ -88,7 +88,7 @@ def test_the_lock_pins_everything_the_operator_image_installs():
             if name not in seen and (marker is None or any(marker.evaluate({"extra": extra}) for extra in extras)):
                 seen.add(name)
                 todo.append((name, frozenset({"", *needed.extras})))
-    assert {"kopf", "kubernetes", "pydantic"} <= seen
+    assert {"aiohttp", "kubernetes", "pydantic"} <= seen
     assert not {"torch", "ray", "sglang"} & seen
     assert seen <= set(lock), f"not in the lock: {seen - set(lock)}"
 
