@@ -76,5 +76,6 @@ def settle(cluster: Cluster, operator: Operator) -> None:
             assert not cluster.rayjobs or cluster.status.phase == "Succeeded"
             return
         due = decision.requeue_after.total_seconds() if decision and decision.requeue_after else 60.0
-        cluster.wait(min(max(due, 1.0), 600.0) if not cluster.drivers else 20.0)
+        at_work = any(not driver.hangs for driver in cluster.drivers.values())
+        cluster.wait(20.0 if at_work else min(max(due, 1.0), 600.0))
     raise AssertionError(f"still {cluster.status.phase} after {PASSES_TO_SETTLE} passes: {cluster.status.message}")
