@@ -25,6 +25,8 @@ REQUEST_SECONDS = 15.0
 CONNECT_SECONDS = 5.0
 SILENCE_SECONDS = 100.0
 """A watch says something every minute (bookmarks); one that is silent for so long is dead."""
+UNTYPED = "failed to create typed patch object"
+"""Begins what a server-side apply with an unknown field is answered, which calls itself an internal error."""
 APPLY = "application/apply-patch+yaml"
 JSON = "application/json"
 
@@ -134,6 +136,8 @@ def _check(status: int, data: bytes) -> None:
         message = str(json.loads(data)["message"])
     except (ValueError, KeyError, TypeError):
         message = data[:200].decode(errors="replace")
+    if status == 500 and message.startswith(UNTYPED):
+        raise ApiError(422, message)
     if status == 429 or status >= 500:
         raise ApiUnavailable(f"{status}: {message}")
     raise ApiError(status, message)
