@@ -134,11 +134,11 @@ def _unpulled(book: _Book, kind: ConditionType, said: Verdict | None) -> Verdict
 def _teachers(book: _Book, situation: Situation, course: Course) -> None:
     if course.attempt is None or situation.job is None:
         return
-    if course.stage in (Stage.FINISHED, Stage.SUSPENDED):
-        failed_probe = _failed_probe(situation)
-        if failed_probe and course.failed:
-            book.set(ConditionType.TEACHER_READY, "False", failed_probe.reason, failed_probe.message)
-        elif ConditionType.TEACHER_READY in book.known:
+    failed_probe = _failed_probe(situation)
+    if failed_probe and (course.failed or course.lost):
+        book.set(ConditionType.TEACHER_READY, "False", failed_probe.reason, failed_probe.message)
+    elif course.stage in (Stage.FINISHED, Stage.SUSPENDED):
+        if ConditionType.TEACHER_READY in book.known:
             book.set(ConditionType.TEACHER_READY, "False", Reason.RELEASED, "The teacher is not needed now.")
     elif course.stage in (*_LIVE, Stage.WAITING, Stage.LAUNCHING):
         state, said = teacher_state(situation, course)

@@ -207,8 +207,17 @@ def test_teachers_that_are_not_deployed(job, want_column, want_endpoint):
     assert (status.columns.teacher, status.teachers[0].endpoint) == (want_column, want_endpoint)
 
 
-def test_a_probe_that_failed_is_named_by_the_teacher_condition():
-    error = {"actor": "User", "reason": "UniformLogprobs", "message": "the teacher guesses"}
+@pytest.mark.parametrize(
+    ("actor", "reason", "want_phase"),
+    [
+        pytest.param("User", "UniformLogprobs", "Failed", id="a teacher that guesses ends the job"),
+        pytest.param(
+            "Infrastructure", "LogprobsUnavailable", "Retrying", id="a teacher that lost its log-probs is retried"
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_teacher_is_named_by_its_condition(actor, reason, want_phase):
+    error = {"actor": actor, "reason": reason, "message": "the teacher at x failed its probe"}
     decision = decide(settled(make_running(mailbox=make_mailbox(make_progress(1, "Failed", error=error)))))
-    assert condition(decision, "TeacherReady").reason == "UniformLogprobs"
-    assert decision.status.message == "the teacher guesses"
+    assert (condition(decision, "TeacherReady").reason, decision.status.phase) == (reason, want_phase)
+    assert "the teacher at x failed its probe" in decision.status.message
