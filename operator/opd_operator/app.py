@@ -8,7 +8,7 @@ import signal
 from dataclasses import replace
 from importlib.metadata import version as distribution_version
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from kubernetes.aio.config import ConfigException
@@ -36,10 +36,10 @@ def run(
         str, typer.Option(help="Namespace of the Lease; it must exist. [env: OPD_OPERATOR_NAMESPACE]")
     ] = "",
     port: Annotated[int, typer.Option(help="Of /healthz, /readyz and /metrics.", envvar="OPD_HTTP_PORT")] = 8080,
-    log_level: Annotated[str, typer.Option(envvar="OPD_LOG_LEVEL")] = "INFO",
+    log_level: Annotated[Literal["DEBUG", "INFO", "WARNING", "ERROR"], typer.Option(envvar="OPD_LOG_LEVEL")] = "INFO",
 ) -> None:
     """Watch OPDJobs and reconcile them until told to stop. Everything else is set by OPD_… variables."""
-    logs.set_up(log_level.upper())
+    logs.set_up(log_level)
     try:
         settings = settings_from(os.environ)
         settings = replace(
@@ -50,7 +50,8 @@ def run(
         )
         asyncio.run(_run(kubeconfig, settings, port))
     except (BadOption, ConfigException, OSError) as error:
-        typer.echo(f"opd-operator: {error}", err=True)
+        way_out = "" if kubeconfig or not isinstance(error, ConfigException) else "; outside a pod, give --kubeconfig"
+        typer.echo(f"opd-operator: {error}{way_out}", err=True)
         raise typer.Exit(2) from error
 
 

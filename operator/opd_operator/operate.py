@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 WORKERS = 8
 UNAVAILABLE_BACKOFF_SECONDS = 5.0
 """An API server that comes back is not kept waiting."""
+REFUSED_BACKOFF_SECONDS = 60.0
+"""Nothing tells when a quota or a right has come that was missing."""
 WATCH_SILENCE_SECONDS = 240.0
 QUEUE_AGE_SECONDS = 300.0
 PULSE_SECONDS = 60.0
@@ -138,4 +140,4 @@ class Work:
             raise NotNow(str(error), UNAVAILABLE_BACKOFF_SECONDS) from error
         except ApiError as error:
             metrics.reconcile_errors.inc()
-            raise NotNow(str(error)) from error
+            raise NotNow(str(error), REFUSED_BACKOFF_SECONDS) from error

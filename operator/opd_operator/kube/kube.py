@@ -53,11 +53,11 @@ class Kube:
 
     async def send_events(self, observed: Observed, notes: Iterable[EventNote], now: datetime) -> None:
         """One that cannot be sent is no reason to stop."""
+        key = JobKey(observed.namespace, observed.name)
         for note in notes:
             if note.reason == "ReportIgnored":
                 metrics.ignored_reports.inc()
             try:
-                key = JobKey(observed.namespace, observed.name)
                 await self._writer.create_event(key, event_of(observed, note, now))
             except (ApiError, ApiUnavailable) as error:
                 log.warning("event %s was not sent: %s", note.reason, error, extra={"job": str(key)})

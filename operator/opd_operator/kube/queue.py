@@ -19,7 +19,7 @@ LONGEST_BACKOFF_SECONDS = 1000.0
 class NotNow(Exception):
     """Raised by work that is to be tried again after this many seconds at most, however often it failed."""
 
-    def __init__(self, message: str, longest_backoff_seconds: float = LONGEST_BACKOFF_SECONDS) -> None:
+    def __init__(self, message: str, longest_backoff_seconds: float) -> None:
         super().__init__(message)
         self.longest_backoff_seconds = longest_backoff_seconds
 
