@@ -139,8 +139,8 @@ def test_a_lost_trainer_is_nobodys_fault_and_the_next_attempt_goes_on(cluster: J
 @pytest.mark.full
 def test_the_same_against_a_real_api_server(cluster: JobCluster, tmp_path: Path) -> None:
     """With the token and the Role that the operator gives the head."""
-    start_teacher(cluster)
     with Cluster() as control_plane:
+        start_teacher(cluster)
         control_plane.kubectl("create", "namespace", NAMESPACE)
         file = cluster.write_job(**QUICK, steps=5000)
         real = make_mailbox(control_plane, load_job_file(file), tmp_path / "real")
