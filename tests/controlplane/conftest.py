@@ -1,15 +1,31 @@
 """Clusters, namespaces and operators for tests against a real API server. Knows no job."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import pytest
 from cluster import Cluster
 from cluster_namespace import TEST_LABEL, Namespace, new_namespace
+from operator_process import OperatorProcess
 from waiting import wait_until
 
 CRD = Path(__file__).parents[2] / "crds" / "opdjobs.opd.dev.yaml"
 GONE_SECONDS = 60.0
+LOG_LINES = 60
+"""Of each program, under a test that failed."""
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Function) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """What operators and KubeRay have said stands under a test that failed."""
+    report = yield
+    if report.failed:
+        for name, value in item.funcargs.items():
+            if isinstance(value, OperatorProcess):
+                report.sections.append((f"log of {name}", "\n".join(value.said().splitlines()[-LOG_LINES:])))
+            elif isinstance(value, Cluster):
+                report.sections.append((f"KubeRay's log in {name}", value.log_of("kuberay", LOG_LINES)))
+    return report
 
 
 @pytest.fixture(scope="session")
