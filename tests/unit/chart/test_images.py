@@ -70,10 +70,16 @@ def test_a_runtime_image_is_installed_as_make_setup_does_it(target):
     assert re.search(r"^USER 1000:1000$", stage, re.MULTILINE), "the operator's pods run as 1000"
 
 
-def test_gpu_packages_repeat_nothing_of_the_lock_and_have_the_same_sglang():
+def test_gpu_packages_are_the_same_sglang_with_all_it_wants_beyond_the_lock():
     lock, cuda = pinned("requirements.lock"), pinned("sglang-cuda.txt")
     assert not set(lock) & set(cuda)
     assert pinned("sglang.txt").items() <= cuda.items()
+    gpu_machine = {"extra": "", "sys_platform": "linux", "platform_machine": "x86_64"}
+    wanted = [Requirement(text) for text in requires("sglang") or []]
+    named = {
+        canonicalize_name(each.name) for each in wanted if each.marker is None or each.marker.evaluate(gpu_machine)
+    }
+    assert named <= {*lock, *cuda}, f"run `make lock`: {named - {*lock, *cuda}}"
 
 
 def test_the_lock_pins_everything_the_operator_image_installs():
