@@ -2,6 +2,8 @@
 live jobs, uninstall. Its pods never run here; the operator under the chart's account is test_rbac's and the others'.
 """
 
+import functools
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -24,6 +26,15 @@ TEAMS = ["team-a", "team-b"]
 WITHOUT_CLUSTER_SCOPE = {"crds": {"install": False}, "watchNamespaces": TEAMS}
 HOST = "kubernetes.io/hostname"
 PER_HOST = {"topologyKey": HOST, "labelSelector": {"matchLabels": {"app.kubernetes.io/name": "opd-operator"}}}
+
+
+def merged(first: dict[str, Any], second: dict[str, Any]) -> dict[str, Any]:
+    """Both, the second where they differ."""
+    inner = {
+        key: merged(first[key], second[key]) for key in first.keys() & second.keys() if isinstance(first[key], dict)
+    }
+    return {**first, **second, **inner}
+
 
 SWITCHES: dict[str, dict[str, Any]] = {
     "defaults": {},
@@ -67,6 +78,10 @@ SWITCHES: dict[str, dict[str, Any]] = {
 }
 
 
+SWITCHES["everything at once"] = functools.reduce(merged, SWITCHES.values())
+REPRESENTATIVES = ("defaults", "namespaced, without the CRD", "everything at once")
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Cluster]:
     """Without our CRD; every namespace is as strict about pods as Kubernetes can be."""
@@ -82,7 +97,13 @@ def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
     return Helm(locate("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
 
 
-@pytest.fixture(scope="module", params=SWITCHES.values(), ids=SWITCHES.keys())
+@pytest.fixture(
+    scope="module",
+    params=[
+        pytest.param(values, id=name, marks=() if name in REPRESENTATIVES else pytest.mark.full)
+        for name, values in SWITCHES.items()
+    ],
+)
 def switched(helm: Helm, request: pytest.FixtureRequest) -> list[Manifest]:
     """What the chart renders with one switch thrown."""
     return helm.manifests(request.param)
@@ -155,6 +176,15 @@ def test_every_object_says_its_namespace_and_the_cluster_release_has_roles_for_p
     assert edit["rbac.authorization.k8s.io/aggregate-to-edit"] == "true"
 
 
+def test_alerts_and_dashboard_arrive_as_they_were_written(helm: Helm):
+    """Their braces are Prometheus' and Grafana's, and helm leaves them alone."""
+    manifests = helm.manifests(SWITCHES["everything at once"])
+    written = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    assert find(manifests, "PrometheusRule")["spec"] == written
+    (dashboard,) = find(manifests, "ConfigMap")["data"].values()
+    assert json.loads(dashboard) == json.loads((CHART / "files" / "dashboard.json").read_text())
+
+
 def test_the_default_release_starts_the_operator_with_its_own_defaults(helm: Helm):
     """Helm's text for quantities, booleans and empty lists is what the operator reads."""
     (container,) = find(helm.manifests({}), "Deployment")["spec"]["template"]["spec"]["containers"]
@@ -187,13 +217,12 @@ def test_an_installed_release_says_what_comes_next(cluster: Cluster, release: Ca
     assert "KubeRay is not installed" not in notes
     first_job = notes.partition("<<'EOF'\n")[2].partition("EOF\n")[0]
     assert "created (server dry run)" in cluster.kubectl("apply", "--dry-run=server", "-f", "-", stdin=first_job)
-    with cluster.without_kuberay():
-        assert "KubeRay is not installed" in cluster_notes(cluster, release)
 
 
-def cluster_notes(cluster: Cluster, release: Callable[..., str]) -> str:
-    cluster.kubectl("delete", "secret", "--namespace", NAMESPACE, "--selector", "owner=helm")
-    return release({})
+def test_who_installs_without_kuberay_is_told(helm: Helm):
+    """Asked of no cluster, helm knows no RayJobs."""
+    notes = helm("install", "opd-operator", CHART, "--dry-run=client")
+    assert "KubeRay is not installed" in notes
 
 
 def test_the_replica_set_makes_a_pod_in_a_restricted_namespace(cluster: Cluster, release: Callable[..., str]):
@@ -260,6 +289,16 @@ def test_jobs_crd_and_seed_survive_an_uninstall_and_nothing_holds_a_job_back(
     helm.uninstall()
     assert before["metadata"].get("finalizers") is None
     cluster.kubectl("delete", "opdjob", "live", "-n", TEAMS[0], "--timeout=10s")
+
+
+def test_another_release_takes_the_crd_over_only_when_told_to(helm: Helm, release: Callable[..., str]):
+    release({})
+    helm.uninstall()
+    other = ("install", "other", CHART, "--namespace", TEAMS[1])
+    with pytest.raises(HelmFailed, match="invalid ownership metadata"):
+        helm(*other)
+    helm(*other, "--take-ownership")
+    helm("uninstall", "other", "--namespace", TEAMS[1])
 
 
 def test_the_test_pod_finds_the_kind_and_no_operator(
