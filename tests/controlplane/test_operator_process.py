@@ -75,7 +75,7 @@ def test_a_job_is_accepted_and_its_models_are_asked_for(namespace: Namespace, st
     wait_accepted(namespace)
     namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
     reasons = {each["reason"] for each in namespace.get("events")["items"] if each["source"].get("component")}
-    assert "Accepted" in reasons
+    assert "NoCheckpoint" in reasons
     assert "error" not in {line["level"] for line in operator.lines()}
 
 

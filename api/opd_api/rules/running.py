@@ -86,6 +86,14 @@ DOCUMENT_RULES: list[Rule] = [
     Rule(
         node="",
         field="metadata.name",
+        holds=lambda job: job.metadata.name != "default",
+        cel="self.metadata.name != 'default'",
+        message="{value} is the name of every namespace's own ServiceAccount, and a job's has the job's name",
+        hint="choose another name",
+    ),
+    Rule(
+        node="",
+        field="metadata.name",
         holds=lambda job: re.fullmatch("[a-z]([-a-z0-9]*[a-z0-9])?", job.metadata.name) is not None,
         cel="self.metadata.name.matches('^[a-z]([-a-z0-9]*[a-z0-9])?$')",
         message="{value} is no DNS label that starts with a letter, and its children are named after it",

@@ -5,7 +5,7 @@ own write is as good as the watch event that follows it, and a watch that lags c
 """
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from opd_api.documents import DocumentError, parse_models, parse_progress, parse_request
 
@@ -110,6 +110,14 @@ class Cache:
         scope = body["metadata"]["namespace"] if self._scoped else ""
         if key is not None and kind in WATCHED and version > self._marks.get((kind, scope), 0):
             self._put_job(key, body, version) if kind is Kind.OPD_JOB else self._put_child(kind, key, body, version)
+
+    def taken_away(self, kind: Kind, key: JobKey, name: str, uid: str | None) -> None:
+        """The API server agreed to delete it: it is on its way out until a watch says that it is gone."""
+        record = self._children.get(key, {}).get((kind, name))
+        if record is None or record.uid != uid:
+            return
+        if isinstance(record.facts, RayJobFacts | DeploymentFacts | ModelsJobFacts):
+            record.facts = replace(record.facts, deleting=True)
 
     def reject(self, key: JobKey, uid: str, message: str) -> None:
         """What the API server said to one of the job's children; "": all were applied."""

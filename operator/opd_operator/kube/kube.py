@@ -22,6 +22,10 @@ REFUSALS = (400, 403, 404, 422)
 """Answers about what was sent, or who sent it: sending it again will not help."""
 
 
+OWNED = (Kind.CONFIG_MAP, Kind.JOB, Kind.DEPLOYMENT, Kind.RAY_JOB)
+"""Kinds that are looked at before a first write; the other children of a job go with one of these."""
+
+
 class Kube:
     """Reads from `cache`, but for what a fence has to know for certain."""
 
@@ -83,6 +87,9 @@ class Kube:
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """In order. A refusal ends it, and is remembered for the next plan to tell."""
         key, applied = JobKey(observed.namespace, observed.name), False
+        manifests = list(manifests)
+        for manifest in manifests:
+            await self._refuse_foreign(key, observed.uid, manifest)
         for manifest in manifests:
             kind = KINDS[manifest["apiVersion"], manifest["kind"]]
             try:
@@ -96,10 +103,26 @@ class Kube:
         if applied:
             self._cache.reject(key, observed.uid, "")
 
+    async def _refuse_foreign(self, key: JobKey, uid: str, manifest: Manifest) -> None:
+        """Server-side apply would silently take over what another job, or somebody, has under a child's name."""
+        kind, name = KINDS[manifest["apiVersion"], manifest["kind"]], manifest["metadata"]["name"]
+        if kind not in OWNED or self._cache.uid_of(kind, key, name) is not None:
+            return
+        query = {"fieldSelector": f"metadata.name={name}"}
+        for found in (await self._api.call("GET", path_of(kind, key.namespace), query=query))["items"]:
+            owners = [each for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")]
+            if uid in (each["uid"] for each in owners):
+                continue
+            whose = ", ".join(f"{each['kind']} {each['name']}" for each in owners) or "somebody else"
+            message = f"{kind.kind} {name} belongs to {whose}; rename the job or its teacher, or delete it"
+            self._cache.reject(key, uid, message)
+            raise ApiError(409, message)
+
     async def delete(self, key: JobKey, refs: Iterable[ObjectRef]) -> None:
         for ref in refs:
             uid = self._cache.uid_of(ref.kind, key, ref.name)
             await self._writer.delete(ref.kind, JobKey(key.namespace, ref.name), uid)
+            self._cache.taken_away(ref.kind, key, ref.name, uid)
 
     async def delete_job(self, observed: Observed) -> None:
         await self._writer.delete(Kind.OPD_JOB, JobKey(observed.namespace, observed.name), observed.uid)

@@ -26,8 +26,6 @@ _APPLYING = {
 }
 _QUIET = {Stage.DELETING, Stage.UNREADABLE, Stage.WITHOUT_KUBERAY, Stage.BLOCKED}
 """Nothing is touched."""
-TEACHER_KINDS = (Kind.SERVICE, Kind.POD_DISRUPTION_BUDGET, Kind.NETWORK_POLICY, Kind.SECRET, Kind.DEPLOYMENT)
-"""The Deployment goes last: as long as it is seen, the others are deleted again."""
 
 
 # ---------------------------------------------------------------- apply
@@ -129,13 +127,14 @@ def _old_rayjobs(situation: Situation, course: Course) -> Iterator[ObjectRef]:
 
 
 def _old_teachers(situation: Situation, course: Course) -> Iterator[ObjectRef]:
-    """All at the end; before, those that the document does not name any more (it may change while suspended)."""
+    """At the end all; before it, those that the document does not name any more (it may change while suspended).
+    Service, key, budget and policy hold nothing back and go with the OPDJob."""
     job = situation.job
     wanted = {names.teacher(job.metadata.name, each.name) for each in served(job)} if job else set()
     for deployment in situation.observed.deployments:
         mine = deployment.owner_uid == situation.observed.uid and not deployment.deleting
         if mine and (course.stage is Stage.FINISHED or deployment.name not in wanted):
-            yield from (ObjectRef(kind, deployment.name) for kind in TEACHER_KINDS)
+            yield ObjectRef(Kind.DEPLOYMENT, deployment.name)
 
 
 def _old_models_job(situation: Situation, course: Course) -> Iterator[ObjectRef]:
@@ -143,6 +142,7 @@ def _old_models_job(situation: Situation, course: Course) -> Iterator[ObjectRef]
     found, models = situation.observed.models_job, course.models
     if found is None or found.deleting or found.owner_uid != situation.observed.uid:
         return
-    needed = course.stage is Stage.FETCHING and not models.again
+    unsaved = models.report is not None and not models.stored
+    needed = unsaved or (course.stage is Stage.FETCHING and not models.again)
     if not needed:
         yield ObjectRef(Kind.JOB, names.models_job(situation.observed.name))

@@ -18,6 +18,7 @@ _GOOD: dict[ConditionType, str] = {
 }
 """Conditions whose becoming True is good news, and what it is called."""
 _QUIET = {
+    Reason.VALID,
     Reason.FETCHING,
     Reason.TEACHER_STARTING,
     Reason.PROVISIONING,
@@ -48,7 +49,7 @@ def _changed(old: Condition | None, new: Condition) -> bool:
 def _note(condition: Condition, status: Status) -> EventNote | None:
     kind, reason = ConditionType(condition.type), Reason(condition.reason)
     token = f"{kind}-{reason}-{status.attempt or 0}-{condition.last_transition_time}"
-    if condition.status != "True" and reason in _QUIET:
+    if reason in _QUIET:
         return None
     if kind in (ConditionType.FAILED, ConditionType.DEGRADED) or (kind in _GOOD and condition.status != "True"):
         return _event("Normal" if reason is Reason.QUEUED else "Warning", reason, condition.message, token)
@@ -56,7 +57,7 @@ def _note(condition: Condition, status: Status) -> EventNote | None:
 
 
 def _attempt(before: Status, after: Status) -> Iterator[EventNote]:
-    if after.attempt is not None and after.attempt != before.attempt:
+    if before.attempt is not None and after.attempt is not None and after.attempt != before.attempt:
         message = f"Attempt {after.attempt} starts at {after.attempt_start_time}."
         yield _event("Normal", "AttemptRecorded", message, f"attempt-{after.attempt}")
 

@@ -265,10 +265,10 @@ def _next_attempt(situation: Situation) -> Course:
         in_models = refused.reason is Reason.TOKENIZER_MISMATCH
         accepted = replace(refused, reason=Reason.INVALID) if in_models else refused
         return _fail(situation, Reason.USER_ERROR, refused.message, refused=accepted, models=models)
+    if situation.attempt is None and models.report is not None:
+        return _attempt(situation, Stage.RECORDING, situation.now, models=models)
     if not models.stored:
         return _course(situation, Stage.FETCHING, models=models)
-    if situation.attempt is None:
-        return _attempt(situation, Stage.RECORDING, situation.now, models=models)
     remaining = _remaining(situation)
     if remaining or attempt_due(situation) is not None:
         return _course(situation, Stage.WAITING, models=models, remaining=remaining)

@@ -62,7 +62,7 @@ def seen(cluster: Cluster) -> Iterator[SeenRayJobs]:
 
 
 def live(job: PlayedJob) -> dict[str, Any]:
-    """A whole life: trained, lost, retried, suspended, resumed, done. What it ends as, without times and its namespace."""
+    """A whole life: trained, lost, retried, suspended, resumed, done. What it ends as, without times."""
     job.create()
     job.models_pod_says(seconds=SECONDS)
     reach(job, 1, 10)

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cluster_namespace import Namespace
 from played_job import MODEL, SGLANG, PlayedJob, now, until
 
 from opd_api import names
@@ -213,3 +214,16 @@ def test_deleting_a_job_in_training_leaves_nothing(new_job: NewJob) -> None:
     job.delete()
     kinds = (("RayJob", "ray.io/v1"), ("Deployment", "apps/v1"), ("Pod", "v1"), ("ConfigMap", "v1"), ("Secret", "v1"))
     until(lambda: not any(job.children(kind, version) for kind, version in kinds), "no child is left", 60)
+
+
+def test_somebodys_object_under_a_childs_name_is_told_and_never_taken_over(
+    new_job: NewJob, namespace: Namespace
+) -> None:
+    namespace.kubectl("create", "configmap", "life-config", "--from-literal=mine=yes")
+    job = new_job()
+    until(lambda: "ConfigMap life-config belongs to somebody else" in job.status().get("message", ""), "its name", 30)
+    assert namespace.get("configmap", "life-config")["data"] == {"mine": "yes"}
+    assert not job.children("Job", "batch/v1")
+    namespace.kubectl("delete", "configmap", "life-config")
+    job.models_pod_says(seconds=90)
+    job.wait_rayjob(1)

@@ -9,6 +9,7 @@ import pytest
 from opd_api.documents import DocumentError, Progress
 from opd_operator.kube.cache import Cache
 from opd_operator.objects import JobKey, Kind
+from opd_operator.observed import Observed
 
 type Make = Callable[..., dict[str, Any]]
 KEY = JobKey("ml", "demo")
@@ -28,16 +29,18 @@ def cache(changes: list[JobKey], job_body: Make) -> Cache:
     return cache
 
 
+def observed(cache: Cache) -> Observed:
+    known = cache.observe(KEY)
+    assert known is not None
+    return known
+
+
 def pods(cache: Cache) -> list[str]:
-    observed = cache.observe(KEY)
-    assert observed is not None
-    return [pod.name for pod in observed.pods]
+    return [pod.name for pod in observed(cache).pods]
 
 
 def phase(cache: Cache) -> str | None:
-    observed = cache.observe(KEY)
-    assert observed is not None
-    return observed.status.phase
+    return observed(cache).status.phase
 
 
 def test_a_job_nobody_has_seen_is_none(cache: Cache) -> None:
@@ -177,3 +180,13 @@ def test_metrics_get_numbers_of_a_job_without_reading_its_documents(cache: Cache
     (numbers,) = cache.numbers()
     assert (numbers.step, numbers.reverse_kl, numbers.spike, numbers.failed_scores) == (5, 0.5, True, 2)
     assert numbers.last_report == 1767225600
+
+
+def test_what_was_deleted_is_on_its_way_out_before_the_watch_says_so(cache: Cache, child_body: Make) -> None:
+    cache.put(Kind.RAY_JOB, child_body("demo-a1", 20))
+    cache.taken_away(Kind.RAY_JOB, KEY, "demo-a1", "uid-of-another-life")
+    assert [each.deleting for each in observed(cache).rayjobs] == [False]
+    cache.taken_away(Kind.RAY_JOB, KEY, "demo-a1", "uid-of-demo-a1")
+    assert [each.deleting for each in observed(cache).rayjobs] == [True]
+    cache.put(Kind.RAY_JOB, child_body("demo-a1", 40, uid="made again"))
+    assert [each.deleting for each in observed(cache).rayjobs] == [False]

@@ -48,7 +48,7 @@ TEACHER = [
     "NetworkPolicy job-teacher",
     "Deployment job-teacher",
 ]
-TEACHER_GOES = [*TEACHER[1:4], "Secret job-teacher", "Deployment job-teacher"]
+TEACHER_GOES = ["Deployment job-teacher"]
 IN_PROCESS = make_job(mode="Megatron")
 
 
@@ -86,15 +86,22 @@ def without_teacher(**fields) -> Observed:
             id="no models Job is made beside pods of one before, whose report would be taken for its own",
         ),
         pytest.param(
-            make_observed(status=make_status(), models_job=make_models_job(), pods=(make_models_pod(),)),
-            "Pending",
+            make_observed(status=recorded(1), models_job=make_models_job(), pods=(make_models_pod(),)),
+            "Starting",
             FOUNDATION,
             [],
             id="a report of models goes into the config before its Job is deleted",
         ),
         pytest.param(
             fetching(pods=(make_models_pod(),)),
-            "Pending",
+            "Starting",
+            [],
+            [],
+            id="with the models known the first attempt is recorded, and their Job kept",
+        ),
+        pytest.param(
+            fetching(pods=(make_models_pod(),), status=recorded(1)),
+            "Starting",
             ["ConfigMap job-config"],
             [],
             id="only the config is applied when only the models are new",

@@ -1,0 +1,169 @@
+"""A cluster in which OPDJobs start and nothing trains, and a record of when what happened in it. Measures no operator.
+
+kwok makes every pod Ready at once; the models Job's pod ends with the shapes of two tiny models as its last words.
+"""
+
+import json
+import sys
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+sys.path[:0] = [str(REPOSITORY / "tests" / part) for part in ("testbed", "support")]
+
+from cluster import Cluster  # noqa: E402
+from played_job import MODELS, small_job  # noqa: E402
+
+NAMESPACE = "bench"
+HUB_TEACHER = {"mode": "SGLang", "model": "hf://bench/teacher"}
+HUB = {
+    "student": {"model": "hf://bench/student"},
+    "data": {"prompts": [{"uri": "hf://datasets/bench/prompts"}]},
+    "checkpoint": {},
+}
+"""No claim: kwok binds none."""
+CLIENTS = 8
+"""Connections that apply jobs side by side."""
+
+type Happened = Callable[[Mapping[str, Any]], Iterator[tuple[str, str]]]
+"""An object -> what it says has happened, and to which job."""
+
+type Moments = dict[str, float]
+"""Name -> seconds of a monotonic clock."""
+
+STAGE = """
+apiVersion: kwok.x-k8s.io/v1alpha1
+kind: Stage
+metadata: {name: models-read}
+spec:
+  resourceRef: {apiGroup: v1, kind: Pod}
+  selector:
+    matchLabels: {opd.dev/role: models}
+    matchExpressions:
+      - {key: .metadata.deletionTimestamp, operator: DoesNotExist}
+      - {key: .status.phase, operator: In, values: [Running]}
+  weight: 1000
+  next:
+    statusTemplate: |
+      phase: Succeeded
+      containerStatuses:
+        - name: models
+          image: none
+          imageID: none
+          ready: false
+          restartCount: 0
+          state: {terminated: {exitCode: 0, reason: Completed, message: '@MESSAGE@'}}
+"""
+
+
+@contextmanager
+def world() -> Iterator["World"]:
+    stage = STAGE.replace("@MESSAGE@", json.dumps(MODELS, separators=(",", ":")))
+    with Cluster("kwok", crds=[REPOSITORY / "crds" / "opdjobs.opd.dev.yaml"], stages=[stage]) as cluster:
+        cluster.kubectl("create", "namespace", NAMESPACE)
+        yield World(cluster)
+
+
+class World:
+    """`moments[what]` fills while watches run."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.cluster = cluster
+        self.moments: dict[str, Moments] = defaultdict(dict)
+        watch = self._watch
+        watch("opd.dev/v1alpha1", "opdjobs", _job_events)
+        watch("ray.io/v1", "rayjobs", _rayjob_events)
+        watch("ray.io/v1", "rayclusters", _raycluster_events)
+        watch("batch/v1", "jobs", _models_events)
+
+    def apply(self, count: int) -> None:
+        """As fast as the API server takes them."""
+
+        def post(index: int) -> None:
+            document = small_job(HUB_TEACHER, f"job-{index:04d}", **HUB)
+            self.moments["applied"][document["metadata"]["name"]] = time.monotonic()
+            path = f"/apis/opd.dev/v1alpha1/namespaces/{NAMESPACE}/opdjobs"
+            self.cluster.http.post(path, json=document, timeout=120).raise_for_status()
+
+        with ThreadPoolExecutor(CLIENTS) as pool:
+            list(pool.map(post, range(count)))
+
+    def wait(self, what: str, count: int, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while len(self.moments[what]) < count:
+            if time.monotonic() > end:
+                raise TimeoutError(f"{len(self.moments[what])} of {count} jobs are {what} after {seconds:.0f} s")
+            time.sleep(0.2)
+
+    def between(self, start: str, end: str) -> list[float]:
+        """Seconds, of every job that has both."""
+        return sorted(
+            moment - self.moments[start][name]
+            for name, moment in self.moments[end].items()
+            if name in self.moments[start]
+        )
+
+    def report(self, name: str, **progress: Any) -> None:
+        """What a driver would say of its attempt 1."""
+        path = f"/api/v1/namespaces/{NAMESPACE}/configmaps/{name}-mailbox"
+        said = {"attempt": 1, "totalSteps": 100, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()), **progress}
+        headers = {"content-type": "application/merge-patch+json"}
+        body = json.dumps({"data": {"progress.json": json.dumps(said)}})
+        self.cluster.http.patch(path, content=body, headers=headers).raise_for_status()
+
+    def _watch(self, version: str, plural: str, happened: Happened) -> None:
+        def follow() -> None:
+            with self.cluster.http.stream("GET", f"/apis/{version}/{plural}?watch=1", timeout=None) as answer:
+                for line in answer.iter_lines():
+                    now = time.monotonic()
+                    for what, job in happened(json.loads(line)["object"]):
+                        self.moments[what].setdefault(job, now)
+
+        def forever() -> None:
+            while True:
+                try:
+                    follow()
+                except Exception:  # the cluster has ended, or the API server cut the watch
+                    time.sleep(0.5)
+
+        threading.Thread(target=forever, daemon=True).start()
+
+
+def _job_events(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    name, status = body["metadata"]["name"], body.get("status", {})
+    conditions = {each["type"]: each["status"] for each in status.get("conditions", ())}
+    if status.get("rayJobName"):
+        yield "told", name
+    if conditions.get("ClusterReady") == "True":
+        yield "told ready", name
+    if status.get("phase") == "Training":
+        yield "training", name
+    if status.get("phase") == "Succeeded":
+        yield "succeeded", name
+
+
+def _rayjob_events(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    job = body["metadata"]["labels"]["opd.dev/job"]
+    yield "RayJob made", job
+    if body.get("status", {}).get("jobDeploymentStatus") == "Running":
+        yield "RayJob running", job
+
+
+def _raycluster_events(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    job = body["metadata"]["labels"]["opd.dev/job"]
+    yield "RayCluster made", job
+    if body.get("status", {}).get("state") == "ready":
+        yield "RayCluster ready", job
+
+
+def _models_events(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    job = body["metadata"]["labels"]["opd.dev/job"]
+    yield "models Job made", job
+    if any(each["type"] == "Complete" and each["status"] == "True" for each in body["status"].get("conditions", ())):
+        yield "models Job complete", job
