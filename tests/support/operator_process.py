@@ -5,7 +5,6 @@ import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 import httpx
+from components import free_port
 from waiting import wait_until
 
 START_SECONDS = 30.0
@@ -33,7 +33,7 @@ class OperatorProcess:
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self._kubeconfig, self._log = kubeconfig, log
-        self._port = _free_port()
+        self._port = free_port()
         self._options = ["--operator-namespace", operator_namespace, "--port", str(self._port)]
         self._options += [part for namespace in namespaces for part in ("--namespace", namespace)]
         self._environment = {"OPD_KEY_SEED": "seed of the tests", **(environment or {})}
@@ -60,10 +60,13 @@ class OperatorProcess:
     def start(self) -> None:
         """Again, too: its log goes on."""
         environment = {key: value for key, value in os.environ.items() if not key.startswith("OPD_")}
-        command = [sys.executable, "-m", "opd_operator", "run", "--kubeconfig", str(self._kubeconfig), *self._options]
+        ends_with_us = ["setpriv", "--pdeathsig", "KILL"]
+        run = [sys.executable, "-m", "opd_operator", "run", "--kubeconfig", str(self._kubeconfig)]
         self._begin = self._log.stat().st_size if self._log.exists() else 0
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen(command, env=environment | self._environment, stdout=log, stderr=log)
+            self._process = subprocess.Popen(
+                [*ends_with_us, *run, *self._options], env=environment | self._environment, stdout=log, stderr=log
+            )
         wait_until(self._is_ready, START_SECONDS, lambda: f"the operator is ready:\n{self.said()}")
 
     def stop(self) -> int:
@@ -107,10 +110,3 @@ class OperatorProcess:
     def _is_ready(self) -> bool:
         assert self.returncode is None, f"the operator ended with {self.returncode}:\n{self.said()}"
         return self.get("/readyz")[0] == 200
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
