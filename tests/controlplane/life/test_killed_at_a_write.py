@@ -90,10 +90,9 @@ def reach(job: PlayedJob, attempt: int, step: int) -> None:
 
 
 def left_over(job: PlayedJob) -> list[str]:
-    """Children that should be gone when a job has ended; accounts and ConfigMaps stay as long as it does."""
-    kinds = (("RayJob", "ray.io/v1"), ("Deployment", "apps/v1"), ("Job", "batch/v1"), ("Service", "v1"))
-    more = (("Secret", "v1"), ("PodDisruptionBudget", "policy/v1"), ("Pod", "v1"))
-    found = [each for kind, version in (*kinds, *more) for each in job.children(kind, version)]
+    """What should be gone when a job has ended: all that runs. Names, keys and policies stay as long as the OPDJob."""
+    kinds = (("RayJob", "ray.io/v1"), ("Deployment", "apps/v1"), ("Job", "batch/v1"), ("Pod", "v1"))
+    found = [each for kind, version in kinds for each in job.children(kind, version)]
     return [
         f"{each['kind']} {each['metadata']['name']}" for each in found if "deletionTimestamp" not in each["metadata"]
     ]
