@@ -173,26 +173,22 @@ def test_a_restart_of_the_api_server_shorter_than_the_lease_is_survived_with_wha
     )
 
 
-def test_kuberay_that_is_missing_is_said_and_waited_for(cluster: Cluster, namespace: Namespace, start: Start) -> None:
-    with cluster.without_kuberay():
-        operator = start()
-        make_job(namespace)
-        wait_accepted(namespace, "False")
-        assert condition(namespace, "Accepted")["reason"] == "KubeRayMissing"
-        assert operator.get("/readyz")[0] == 200
-    wait_accepted(namespace)
-    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
-
-
-def test_kuberay_that_vanishes_is_noticed(cluster: Cluster, namespace: Namespace, start: Start) -> None:
-    start()
+def test_kuberay_that_goes_is_said_and_waited_for_by_old_operators_and_new(
+    cluster: Cluster, namespace: Namespace, start: Start
+) -> None:
+    operator = start()
     make_job(namespace)
     wait_accepted(namespace)
     with cluster.without_kuberay():
-        wait_until(
-            lambda: condition(namespace, "Accepted").get("reason") == "KubeRayMissing", SECONDS, "KubeRay is missed"
-        )
-    wait_accepted(namespace)
+        wait_accepted(namespace, "False")
+        assert condition(namespace, "Accepted")["reason"] == "KubeRayMissing"
+        operator.stop()
+        operator.start()  # and is ready: others can do nothing about it
+        make_job(namespace, "later")
+        wait_accepted(namespace, "False", "later")
+    for name in ("demo", "later"):
+        wait_accepted(namespace, name=name)
+        namespace.kubectl("wait", "--for=create", f"job/{name}-models", "--timeout=30s")
 
 
 def test_drift_of_a_child_is_mended(namespace: Namespace, start: Start) -> None:
