@@ -113,13 +113,17 @@ def _models(book: _Book, situation: Situation, course: Course) -> None:
     elif models.refused and models.refused.reason is Reason.TOKENIZER_MISMATCH:
         book.set(ConditionType.MODELS_READY, "False", models.refused.reason, models.refused.message)
     elif models.report:
-        shapes = (f"{role} {model.parameter_count / 1e9:.1f}B" for role, model in sorted(models.report.models.items()))
+        shapes = (f"{role} {_count(model.parameter_count)}" for role, model in sorted(models.report.models.items()))
         book.set(ConditionType.MODELS_READY, "True", Reason.FETCHED, f"Read: {', '.join(shapes)}.")
     elif course.stage is Stage.FETCHING:
         trouble = worst(situation.pods("models"), situation.job)
         reading = Verdict(reason=Reason.FETCHING, message="Reading configs and tokenizers of the models.")
         said = models.trying or _unpulled(book, ConditionType.MODELS_READY, trouble) or reading
         book.set(ConditionType.MODELS_READY, "False", said.reason, said.message)
+
+
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.1f}M"
 
 
 def _unpulled(book: _Book, kind: ConditionType, said: Verdict | None) -> Verdict | None:
