@@ -42,9 +42,10 @@ demo: setup ## distil the arithmetic student on this machine (about 3 minutes on
 test: setup check testbed ## everything CI runs; what is skipped is printed with its reason
 	$(BIN)/python -m pytest -m "not full" tests
 
-test-full: setup check testbed ## every matrix and three seeds; writes docs/test-report*.md
-	$(BIN)/python -m pytest tests/controlplane --test-report docs/test-report-controlplane.md
-	$(BIN)/python -m pytest tests/unit tests/runtime tests/gpu --test-report docs/test-report.md
+test-full: setup check testbed ## every matrix and seed; writes docs/test-report/
+	$(BIN)/python -m pytest -n 2 tests/unit --test-report docs/test-report/unit.md
+	$(BIN)/python -m pytest tests/controlplane --test-report docs/test-report/controlplane.md
+	$(BIN)/python -m pytest tests/runtime tests/gpu --test-report docs/test-report/runtime.md
 
 check: setup ## lint, types, import rules, generated files
 	$(BIN)/ruff format --check .

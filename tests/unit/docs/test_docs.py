@@ -20,7 +20,7 @@ from opd_runtime.cli.reference import generated
 from opd_runtime.report.metrics import METRICS
 
 ROOT = Path(__file__).parents[3]
-GENERATED = ("docs/reference/", "docs/test-report")
+GENERATED = ("docs/reference/", "docs/test-report/")
 PAGES = sorted(
     path.relative_to(ROOT)
     for pattern in ("*.md", "docs/**/*.md", "examples/**/*.md", "bench/**/*.md", "requirements/*.md")
