@@ -27,7 +27,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    if path := config.getoption("--test-report"):
+    in_worker = hasattr(config, "workerinput")  # of pytest-xdist: its outcomes reach the session that started it
+    if (path := config.getoption("--test-report")) and not in_worker:
         config.pluginmanager.register(Report(path), "test-report")
 
 
