@@ -8,8 +8,9 @@ import contextlib
 import json
 import threading
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +18,7 @@ import pytest
 from cluster import Cluster
 from kubernetes import client
 from mortal_operator import Moment, MortalOperator
+from operator_process import OperatorProcess
 from played_job import PlayedJob, small_job, until
 
 from opd_operator.settings import Settings
@@ -173,3 +175,30 @@ def test_an_operator_killed_at_a_write_leaves_no_trace(lives: Lives, record_prop
 def test_an_operator_killed_at_any_write_leaves_no_trace(lives: Lives, record_property: Any) -> None:
     record_property("moments of death", 2 * lives.writes)
     kill_at_each(lives, list(range(1, lives.writes + 1)))
+
+
+@pytest.mark.full
+def test_an_operator_killed_by_the_kernel_again_and_again_leaves_no_trace(lives: Lives, tmp_path: Path) -> None:
+    """SIGKILL: unlike above, its Lease has to run out before the next one leads."""
+    namespace = "killed-for-real"
+    lives.cluster.kubectl("create", "namespace", namespace)
+    job = PlayedJob(lives.api, namespace, small_job())
+    with OperatorProcess(
+        lives.cluster.kubeconfig, tmp_path / "operator.log", operator_namespace=namespace, namespaces=[namespace]
+    ) as operator:
+
+        def kill_when(happened: Callable[[], Any], what: str) -> None:
+            until(happened, what, SECONDS)
+            operator.kill()
+            operator.start(ready=False)
+
+        def assassin() -> None:
+            kill_when(lambda: job.children("Job", "batch/v1"), "a models Job")
+            kill_when(lambda: job.status().get("attempt") == 2, "attempt 2")
+            kill_when(lambda: job.condition("Suspended").get("status") == "Unknown", "a suspension")
+
+        thread = threading.Thread(target=assassin, daemon=True)
+        thread.start()
+        assert live(job) == lives.expected
+        thread.join(30)
+    assert [uids for (where, _), uids in lives.seen.uids.items() if where == namespace and len(uids) > 1] == []

@@ -227,3 +227,37 @@ def test_somebodys_object_under_a_childs_name_is_told_and_never_taken_over(
     namespace.kubectl("delete", "configmap", "life-config")
     job.models_pod_says(seconds=90)
     job.wait_rayjob(1)
+
+
+TROUBLES = {
+    "ImagePullFailed": {"waiting": {"reason": "ImagePullBackOff", "message": "Back-off pulling image none:0"}},
+    "OOMKilled": {"terminated": {"reason": "OOMKilled", "exitCode": 137}},
+    "CrashLoopBackOff": {"waiting": {"reason": "CrashLoopBackOff", "message": "back-off 10s restarting"}},
+}
+TOLD_SECONDS = 10.0
+"""Within so long after Kubernetes knows of a trouble, the job names it."""
+
+
+@pytest.mark.parametrize("reason", TROUBLES)
+def test_a_pods_trouble_is_named_in_the_jobs_message(new_job: NewJob, reason: str) -> None:
+    job = new_job()
+    job.models_pod_says()
+    pod = job.make_pod("trainer", 1)
+    job.pod_says(pod, "Pending", state=TROUBLES[reason])
+    assert pod in job.wait_condition("ClusterReady", "False", reason, TOLD_SECONDS)["message"]
+    assert pod in job.status()["message"]
+
+
+def test_a_pod_without_a_node_is_named_in_the_jobs_message(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    pod = job.make_pod("trainer", 1)  # there is no node: the real scheduler says so
+    assert pod in job.wait_condition("ClusterReady", "False", "Unschedulable", TOLD_SECONDS)["message"]
+
+
+def test_a_rayjob_that_kuberay_refuses_ends_the_job_in_its_words(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    job.wait_rayjob(1)
+    job.rayjob_says(1, jobDeploymentStatus="ValidationFailed", reason="ValidationFailed", message="no such thing")
+    assert "no such thing" in job.wait_condition("Failed", "True", "UserError", TOLD_SECONDS)["message"]
