@@ -41,7 +41,7 @@ def up(mode: Mode = typer.Argument("control"), folder: Path = _folder) -> None:
 def env(folder: Path = _folder) -> None:
     """Prints what a shell needs: eval "$(python tests/testbed/cluster.py env)"."""
     kubectl = f"KUBECONFIG={folder / 'admin.kubeconfig'} KUBECACHEDIR={folder / 'kubectl-cache'}"
-    print(f"export {kubectl} PATH={locate('kubectl').parent}:$PATH")
+    print(f"export {kubectl} PATH={locate('kubectl').parent}:{locate('helm').parent}:$PATH")
 
 
 @app.command()

@@ -104,7 +104,7 @@ def locate(name: str) -> Path:
 
 def files_of(name: str) -> Path:
     """Folder of the files that go with a program, at the paths they have in its module."""
-    return cache() / "share" / name
+    return _home(name) / "share"
 
 
 def provide(names: Sequence[str]) -> None:
@@ -139,10 +139,9 @@ def _find(name: str, *, go_version: str = "", say: bool = False) -> Path | None:
     found = Path(os.environ.get("KUBEBUILDER_ASSETS") or "/nowhere") / name
     if program.oldest and found.is_file() and _is_new_enough(name, found, say=say):
         return found
-    built = cache() / "bin" / name
-    stamp = _read(_stamp_file(name))
-    if built.is_file() and stamp.startswith(_pins(program)) and stamp.endswith(go_version):
-        return built
+    stamp = _home(name) / "go-version"
+    if stamp.is_file() and go_version in ("", stamp.read_text()):
+        return _home(name) / name
     on_path = shutil.which(name) if program.oldest else None
     if on_path and _is_new_enough(name, Path(on_path), say=say):
         return Path(on_path)
@@ -164,15 +163,15 @@ def _is_new_enough(name: str, path: Path, *, say: bool) -> bool:
 
 def _build(name: str, held: int, build_cache: str) -> None:
     """`held`: the lock, which a build shares, so that one whose parent was killed still keeps others out."""
-    program, target = PROGRAMS[name], cache() / "bin" / name
+    program, target = PROGRAMS[name], _home(name) / name
     _say(name, f"building {program.package}")
     begin = time.monotonic()
     target.parent.mkdir(parents=True, exist_ok=True)
-    _stamp_file(name).unlink(missing_ok=True)
+    (_home(name) / "go-version").unlink(missing_ok=True)
     unfinished = target.with_name(f".{name}.unfinished")
-    command = ["go", "build", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags", _ldflags(), "-o"]
+    command = ["go", "build", *_flags(), "-o", str(unfinished), program.package]
     done = subprocess.run(
-        [*command, str(unfinished), program.package],
+        command,
         cwd=HERE / program.family,
         env={**os.environ, "CGO_ENABLED": "0", "GOWORK": "off", "GOCACHE": build_cache},
         stdout=subprocess.PIPE,
@@ -185,7 +184,7 @@ def _build(name: str, held: int, build_cache: str) -> None:
         raise ClusterUnavailable(f"{name} could not be built from {HERE / program.family}/go.mod:\n{tail}")
     _copy_files(name)
     unfinished.replace(target)
-    _stamp_file(name).write_text(f"{_pins(program)} {_go_version()}")
+    (_home(name) / "go-version").write_text(_go_version())  # the last thing: a program without it counts for nothing
     _say(name, f"{time.monotonic() - begin:.0f} s, {target.stat().st_size >> 20} MB")
 
 
@@ -202,28 +201,29 @@ def _copy_files(name: str) -> None:
             target.write_bytes(source.read_bytes())  # not their modes: a module's files are read-only
 
 
-def _ldflags() -> str:
-    """Without a version the API server calls itself v0.0.0, and its clients believe it."""
+def _flags() -> list[str]:
+    """Without a version the API server calls itself v0.0.0, and its clients believe it. Nobody debugs these programs:
+    leaving that out of what is compiled saves a seventh of the time."""
     pinned = re.search(r"k8s\.io/kubernetes (v1\.(\d+)\.\d+)", (HERE / "kubernetes" / "go.mod").read_text())
     assert pinned
     variables = {"gitVersion": pinned[1], "gitMajor": "1", "gitMinor": pinned[2], "gitTreeState": "clean"}
-    return " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{key}={to}" for key, to in variables.items())])
+    linker = " ".join(["-s -w", *(f"-X k8s.io/component-base/version.{key}={to}" for key, to in variables.items())])
+    return ["-mod=readonly", "-trimpath", "-buildvcs=false", "-gcflags=all=-dwarf=false", "-ldflags", linker]
 
 
-def _pins(program: Program) -> str:
-    digest = hashlib.sha256(repr((program, _ldflags())).encode())
+@functools.cache
+def _pins(name: str) -> str:
+    program = PROGRAMS[name]
+    digest = hashlib.sha256(repr((program, _flags())).encode())
     for path in sorted((HERE / program.family).rglob("*")):
         if path.is_file():
             digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
-def _stamp_file(name: str) -> Path:
-    return cache() / "bin" / f".{name}.stamp"
-
-
-def _read(path: Path) -> str:
-    return path.read_text() if path.is_file() else ""
+def _home(name: str) -> Path:
+    """One for each of a program's pins, so that checkouts of other pins keep theirs."""
+    return cache() / name / _pins(name)
 
 
 @functools.cache

@@ -95,17 +95,27 @@ def test_what_is_too_old_is_named_and_built(machine, provide, tmp_path):
 def test_a_program_with_files_of_its_module_is_never_taken_from_the_machine(machine, provide, tmp_path):
     make_program(tmp_path / "bin" / "kuberay", "#!/bin/sh\necho v9.9.9")
     said(provide("kuberay"))
-    assert (tmp_path / "cache" / "bin" / "kuberay").read_text() == "built\n"
-    assert (tmp_path / "cache" / "share" / "kuberay" / "config" / "rbac" / "role.yaml").read_text() == "role"
+    (built,) = (tmp_path / "cache" / "kuberay").glob("*/kuberay")
+    assert built.read_text() == "built\n"
+    assert (built.parent / "share" / "config" / "rbac" / "role.yaml").read_text() == "role"
 
 
-def test_a_program_is_built_once_per_pins_and_go_version(machine, provide, tmp_path):
+def test_a_program_is_built_once_for_a_go_version(machine, provide, tmp_path):
     said(provide("etcd"))
     assert "building" not in said(provide("etcd"))
     make_program(tmp_path / "bin" / "go", GO.replace("go1.99.0", "go1.99.1"))
     assert "building" in said(provide("etcd"))
-    (tmp_path / "cache" / "bin" / ".etcd.stamp").write_text("other pins go1.99.1")
-    assert "building" in said(provide("etcd"))
+
+
+def test_checkouts_of_other_pins_keep_their_programs(machine, provide, tmp_path):
+    said(provide("etcd"))
+    other = tmp_path / "other"
+    shutil.copytree(SCRIPT.parent, other)
+    with (other / "kubernetes" / "go.sum").open("a") as sums:
+        sums.write("more\n")
+    run = subprocess.run([sys.executable, other / SCRIPT.name, "etcd"], env=machine, capture_output=True, text=True)
+    assert "building" in run.stdout
+    assert "building" not in said(provide("etcd"))
 
 
 def test_gos_build_cache_of_ours_is_thrown_away_and_the_users_is_kept(machine, provide, tmp_path):
@@ -143,14 +153,14 @@ def test_a_killed_build_keeps_others_out_until_it_has_ended_and_counts_for_nothi
     hold.unlink()
     said(second)
     assert len(builds(machine)) == 2
-    assert (tmp_path / "cache" / "bin" / "etcd").read_text() == "built\n"
+    assert [path.read_text() for path in (tmp_path / "cache" / "etcd").glob("*/etcd")] == ["built\n"]
 
 
 def test_a_build_that_fails_says_why_and_leaves_no_program(machine, provide, tmp_path):
     Path(machine["BUILDS"] + ".fail").touch()
     text = said(provide("etcd"), status=1)
     assert "etcd could not be built" in text and "undefined: Everything" in text
-    assert not (tmp_path / "cache" / "bin" / "etcd").exists()
+    assert list((tmp_path / "cache" / "etcd").glob("*/etcd")) == []
 
 
 def test_without_go_it_is_said_what_is_missing_and_what_to_do(machine, provide, tmp_path):
