@@ -21,7 +21,7 @@ class Settings:
     image_pull_secrets: tuple[str, ...] = ()
     """Names of Secrets in the job's namespace."""
     ray_version: str = "2.60.0"
-    gpu_memory_bytes: int = 80 * GIB
+    gpu_memory_bytes: int = 79 * GIB
     """Of the largest GPU a job can get: what needs more is refused."""
     gpu_memory_label: str = "nvidia.com/gpu.memory"
     """Node label with the GPU's MiB, for the node affinity; empty: no affinity."""
