@@ -12,7 +12,7 @@ import pytest
 from cluster import Cluster
 from mailbox_account import make_mailbox
 
-from opd_api.documents import Request
+from opd_api.documents import Progress, Request
 from opd_api.load import load_job_file
 
 from .conftest import KEY, NAMESPACE, JobCluster, Process
@@ -38,37 +38,46 @@ def start_teacher(cluster: JobCluster, host: str = TEACHER) -> Process:
     return teacher
 
 
-def test_an_attempt_stops_with_a_checkpoint_and_the_next_one_goes_on_from_it(cluster: JobCluster) -> None:
-    teacher = start_teacher(cluster)
-    first = cluster.train(1, cluster.write_job(**QUICK, steps=5000))
+def stop_early(cluster: JobCluster) -> tuple[Progress, Progress]:
+    """Attempt 1, asked to stop after two steps: its report while it trained, and its last."""
+    driver = cluster.train(1, cluster.write_job(**QUICK, steps=5000))
     reports = cluster.api.documents
-    cluster.wait_for(lambda: reports and reports[-1].step >= 2, "second step", first)
+    cluster.wait_for(lambda: reports and reports[-1].step >= 2, "second step", driver)
     running = reports[-1]
+    cluster.api.ask_to_stop(attempt=1)
+    assert driver.exit_code() == 3, driver.output()
+    return running, reports[-1]
+
+
+def test_an_attempt_reports_stops_with_a_checkpoint_and_leaves_ray_to_others(cluster: JobCluster) -> None:
+    teacher = start_teacher(cluster)
+    running, stopped = stop_early(cluster)
     assert (running.attempt, running.phase) == (1, "Training")
     assert running.teachers[0].ready and running.teachers[0].ready_replicas == 1
     assert {"opd/reverse_kl", "opd/reverse_kl_first", "reward/raw", "reward/raw_first"} <= running.metrics.keys()
-    cluster.api.ask_to_stop(attempt=1)
-    assert first.exit_code() == 3, first.output()
-    stopped = reports[-1]
     assert (stopped.attempt, stopped.phase, stopped.error) == (1, "Stopped", None)
-    assert stopped.checkpoint.step == stopped.step >= running.step
+    assert stopped.checkpoint is not None and stopped.checkpoint.step == stopped.step >= running.step
     assert stopped.checkpoint.uri == f"pvc://checkpoints/{cluster.run_dir.name}/checkpoints"
-
-    second = cluster.train(2, cluster.write_job(**QUICK, steps=stopped.step + 2))
-    assert second.exit_code() == 0, second.output()
-    ended = reports[-1]
-    assert (ended.attempt, ended.phase, ended.step) == (2, "Succeeded", stopped.step + 2)
-    assert ended.checkpoint.export_uri == f"pvc://checkpoints/{cluster.run_dir.name}/export"
-    assert (cluster.run_dir / "export" / "model.safetensors").is_file()
-    assert steps_of(cluster.run_dir) == list(range(1, stopped.step + 3))
-    assert ended.metrics["opd/reverse_kl_first"] == running.metrics["opd/reverse_kl_first"]
-
-    # The cluster is there for others: nobody holds its places.
+    # Nobody holds a place in the cluster any more.
     assert cluster.ray(ALIVE) == [[], {"opd-trainer": 1.0, "opd-engine": 1.0}]
     # Nobody but its owner reads the key.
     command_lines = [" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"])]
     assert not any(KEY in line for line in command_lines)
     assert teacher.popen.poll() is None and KEY not in teacher.output()
+
+
+@pytest.mark.full
+def test_the_next_attempt_goes_on_from_the_checkpoint(cluster: JobCluster) -> None:
+    start_teacher(cluster)
+    running, stopped = stop_early(cluster)
+    second = cluster.train(2, cluster.write_job(**QUICK, steps=stopped.step + 2))
+    assert second.exit_code() == 0, second.output()
+    ended = cluster.api.documents[-1]
+    assert (ended.attempt, ended.phase, ended.step) == (2, "Succeeded", stopped.step + 2)
+    assert ended.checkpoint.export_uri == f"pvc://checkpoints/{cluster.run_dir.name}/export"
+    assert (cluster.run_dir / "export" / "model.safetensors").is_file()
+    assert steps_of(cluster.run_dir) == list(range(1, stopped.step + 3))
+    assert ended.metrics["opd/reverse_kl_first"] == running.metrics["opd/reverse_kl_first"]
 
 
 @pytest.mark.full
