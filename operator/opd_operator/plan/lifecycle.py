@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 
 from opd_api.conditions import ConditionType, Reason
+from opd_api.rules import check_pods
 
 from ..build import template_problems
 from .deadlines import active_deadline, attempt_due, retry_delay, startup_deadline, stop_deadline
@@ -253,7 +254,7 @@ def _next_attempt(situation: Situation) -> Course:
     assert job is not None
     if late := _late(situation):
         return late
-    if problems := template_problems(job):
+    if problems := [*template_problems(job), *check_pods(job)]:
         refused = Verdict(reason=Reason.INVALID, message=joined(problems))
         return _fail(situation, Reason.USER_ERROR, refused.message, refused=refused)
     models = models_of(situation, job)

@@ -302,6 +302,14 @@ def test_a_pod_template_that_cannot_be_merged_is_invalid_before_models_are_read(
     assert decision.apply == ()
 
 
+def test_several_trainer_pods_without_a_claim_are_refused_before_models_are_read():
+    trainers = {"model": "pvc://models/student", "trainers": {"replicas": 2}}
+    decision = decide(make_observed(make_job({"student": trainers, "checkpoint": {"claimName": ""}})))
+    assert condition(decision, "Accepted").reason == "Invalid"
+    assert decision.status.message.startswith("spec.checkpoint.claimName: is empty, and the pods of student.trainers")
+    assert decision.apply == ()
+
+
 def test_kuberay_installed_later_lets_the_job_go_on():
     first = decide(make_observed(kuberay=False))
     assert condition(first, "Accepted").reason == "KubeRayMissing"
