@@ -52,6 +52,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, required=True, help="samples of a step")
     parser.add_argument("--tokens", type=int, required=True, help="longest answer")
     parser.add_argument("--steps", type=int, required=True)
+    parser.add_argument("--lr", type=float, required=True)
     options = parser.parse_args()
 
     texts = [json.loads(line)["prompt"] for line in options.prompts.read_text().splitlines()]
@@ -60,7 +61,7 @@ def main() -> None:
         per_device_train_batch_size=options.batch,
         max_steps=options.steps,
         max_completion_length=options.tokens,
-        learning_rate=1e-4,
+        learning_rate=options.lr,
         beta=1.0,
         temperature=1.0,
         use_cpu=True,
