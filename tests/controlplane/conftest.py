@@ -10,7 +10,7 @@ from operator_process import OperatorProcess
 from waiting import wait_until
 
 CRD = Path(__file__).parents[2] / "crds" / "opdjobs.opd.dev.yaml"
-GONE_SECONDS = 60.0
+GONE_SECONDS = 120.0
 LOG_LINES = 60
 """Of each program, under a test that failed."""
 

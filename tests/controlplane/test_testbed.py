@@ -12,7 +12,7 @@ from programs import ClusterUnavailable, locate
 from waiting import wait_until
 
 TESTBED = Path(__file__).parents[1] / "testbed"
-DEADLINE_SECONDS = 30.0
+DEADLINE_SECONDS = 60.0
 
 RAYCLUSTER = """
 apiVersion: ray.io/v1
@@ -53,7 +53,7 @@ def test_kuberay_makes_pods_with_the_rights_of_its_own_role(namespace: Namespace
 
 def test_pods_are_ready_at_once_on_the_simulated_node(kwok_namespace: Namespace):
     kwok_namespace.kubectl("create", "deployment", "any", "--image", "any", "--replicas", "2")
-    kwok_namespace.kubectl("wait", "--for=condition=Available", "deployment/any", "--timeout=30s")
+    kwok_namespace.kubectl("wait", "--for=condition=Available", "deployment/any", "--timeout=60s")
 
 
 def test_a_service_account_has_no_rights_until_it_is_given_some(namespace: Namespace):

@@ -40,6 +40,6 @@ def new_namespace(cluster: Cluster, words: str) -> Iterator[Namespace]:
     metadata = {"generateName": f"{prefix}-", "labels": {TEST_LABEL: ""}}
     document = json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
     name = cluster.kubectl("create", "-f", "-", "-o", "jsonpath={.metadata.name}", stdin=document)
-    cluster.kubectl("wait", "--for=create", "--namespace", name, "serviceaccount/default", "--timeout=30s")
+    cluster.kubectl("wait", "--for=create", "--namespace", name, "serviceaccount/default", "--timeout=60s")
     yield Namespace(cluster, name)
     cluster.kubectl("delete", "namespace", name, "--wait=false")

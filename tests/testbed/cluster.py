@@ -29,7 +29,7 @@ from programs import ClusterUnavailable, files_of, locate
 from waiting import wait_until
 
 HERE = Path(__file__).parent
-READY_SECONDS = 60.0
+READY_SECONDS = 120.0
 CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 SAID_CHARACTERS = 4000
 """Of what kubectl complains about, at most."""
@@ -167,9 +167,9 @@ class Cluster:
             self.kubectl("create", "-f", HERE / "kwok" / "node.yaml")
             self.start("kwok")
         self._start_kuberay()
-        self.kubectl("wait", "--for=create", "serviceaccount/default", "--timeout=30s")
+        self.kubectl("wait", "--for=create", "serviceaccount/default", f"--timeout={READY_SECONDS:.0f}s")
         if self.mode == "kwok":
-            self.kubectl("wait", "--for=condition=Ready", "node/kwok", "--timeout=30s")
+            self.kubectl("wait", "--for=condition=Ready", "node/kwok", f"--timeout={READY_SECONDS:.0f}s")
 
     def _start_kuberay(self) -> None:
         """With the rights its own ClusterRole gives it."""
