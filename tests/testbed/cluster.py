@@ -13,7 +13,7 @@ import socket
 import ssl
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
@@ -92,7 +92,7 @@ class Cluster:
         context = ssl.create_default_context(cafile=self._components.authority.path("ca.crt"))
         client = self._components.authority.client("admin")
         context.load_cert_chain(client["client-certificate"], client["client-key"])
-        return httpx.Client(base_url=self._components.server, verify=context, timeout=30, trust_env=False)
+        return httpx.Client(base_url=self._components.server, verify=context, timeout=60, trust_env=False)
 
     def kubectl(self, *arguments: str | Path, stdin: str = "", kubeconfig: Path | None = None) -> str:
         """What it prints. Raises KubectlFailed."""
@@ -135,16 +135,18 @@ class Cluster:
         self.stop("kuberay")
         self.kubectl("delete", "--wait", *(part for file in self._kuberay_crds for part in ("-f", file)))
         wait_until(lambda: self.http.get(KUBERAY_API).status_code == 404, READY_SECONDS, f"{KUBERAY_API} is gone")
-        yield
-        self._create_crds(self._kuberay_crds)
-        self._start_kuberay()
+        try:
+            yield
+        finally:
+            self._create_crds(self._kuberay_crds)
+            self._start_kuberay()
 
     @property
     def _kuberay_crds(self) -> list[Path]:
         return sorted((files_of("kuberay") / "config" / "crd" / "bases").glob("*.yaml"))
 
     @property
-    def _checks(self) -> dict[str, Any]:
+    def _checks(self) -> dict[str, Callable[[], bool]]:
         """Which programs can be asked whether they are ready."""
         ports = self._components.ports
         return {
@@ -183,7 +185,7 @@ class Cluster:
         """Side by side; kubectl would take three times as long over KubeRay's megabytes."""
         documents = [each for file in files for each in yaml.load_all(file.read_bytes(), Loader=yaml.CSafeLoader)]
         with ThreadPoolExecutor() as pool:
-            kinds = list(pool.map(self._create_crd, documents))
+            kinds = list(pool.map(self._create_crd, filter(None, documents)))
 
         def are_served() -> bool:
             discovered = {version: self.http.get(f"/apis/{version}") for version, _ in kinds}
@@ -207,7 +209,7 @@ class Cluster:
             status = self._processes.ended().get(name)
             if status is not None:
                 raise ClusterUnavailable(f"{name} ended with status {status}:\n{self.log_of(name, 15)}")
-            return bool(self._checks[name]())
+            return self._checks[name]()
 
         wait_until(is_ready, READY_SECONDS, lambda: f"{name} serves:\n{self.log_of(name, 15)}")
 
