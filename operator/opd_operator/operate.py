@@ -25,7 +25,7 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-WORKERS = 8
+WORKERS = 16
 UNAVAILABLE_BACKOFF_SECONDS = 5.0
 """An API server that comes back is not kept waiting."""
 REFUSED_BACKOFF_SECONDS = 60.0

@@ -26,4 +26,4 @@ def foundation_digest(job: OPDJob, attempt: int, models: ModelsReport | None, se
 
 def _base(job: OPDJob, request: Request | None, settings: Settings) -> tuple[Manifest, ...]:
     policies = (ray_policy(job, settings),) if settings.network_policies else ()
-    return (service_account(job), mailbox_role(job), role_binding(job), mailbox(job, request), *policies)
+    return (mailbox_role(job), service_account(job), role_binding(job), mailbox(job, request), *policies)

@@ -1,14 +1,15 @@
 """All that reconciling asks of Kubernetes: what is known of a job, and the writes of a plan. Plans nothing."""
 
+import asyncio
 import logging
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import datetime
 
 from opd_api.names import LABEL_JOB, LABEL_ROLE
 from opd_api.status import Status
 
 from .. import metrics
-from ..objects import EventNote, JobKey, Kind, Manifest, ObjectRef
+from ..objects import MANIFEST_DIGEST, EventNote, JobKey, Kind, Manifest, ObjectRef
 from ..observed import Observed
 from .api import Api, ApiError, ApiUnavailable, path_of
 from .cache import Cache
@@ -85,27 +86,32 @@ class Kube:
         return True
 
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
-        """In order. A refusal ends it, and is remembered for the next plan to tell."""
-        key, applied = JobKey(observed.namespace, observed.name), False
-        manifests = list(manifests)
+        """Bundle by bundle. A refusal ends it, and is remembered for the next plan to tell."""
+        key, manifests, beside = JobKey(observed.namespace, observed.name), list(manifests), list[Manifest]()
+        await _all(self._refuse_foreign(key, observed.uid, manifest) for manifest in manifests)
         for manifest in manifests:
-            await self._refuse_foreign(key, observed.uid, manifest)
-        for manifest in manifests:
-            kind = KINDS[manifest["apiVersion"], manifest["kind"]]
-            try:
-                body = await self._writer.apply(kind, manifest)
-            except ApiError as error:
-                if error.status in REFUSALS:
-                    self._cache.reject(key, observed.uid, error.message)
-                raise
-            self._cache.take(kind, body)
-            applied = True
-        if applied:
+            if not _goes_alone(manifest):
+                beside.append(manifest)
+                continue
+            await _all(self._apply(key, observed.uid, each) for each in beside)
+            await self._apply(key, observed.uid, manifest)
+            beside.clear()
+        await _all(self._apply(key, observed.uid, each) for each in beside)
+        if manifests:
             self._cache.reject(key, observed.uid, "")
+
+    async def _apply(self, key: JobKey, uid: str, manifest: Manifest) -> None:
+        try:
+            body = await self._writer.apply(_kind(manifest), manifest)
+        except ApiError as error:
+            if error.status in REFUSALS:
+                self._cache.reject(key, uid, error.message)
+            raise
+        self._cache.take(_kind(manifest), body)
 
     async def _refuse_foreign(self, key: JobKey, uid: str, manifest: Manifest) -> None:
         """Server-side apply would silently take over what another job, or somebody, has under a child's name."""
-        kind, name = KINDS[manifest["apiVersion"], manifest["kind"]], manifest["metadata"]["name"]
+        kind, name = _kind(manifest), manifest["metadata"]["name"]
         if kind not in OWNED or self._cache.uid_of(kind, key, name) is not None:
             return
         query = {"fieldSelector": f"metadata.name={name}"}
@@ -126,3 +132,19 @@ class Kube:
 
     async def delete_job(self, observed: Observed) -> None:
         await self._writer.delete(Kind.OPD_JOB, JobKey(observed.namespace, observed.name), observed.uid)
+
+
+def _kind(manifest: Manifest) -> Kind:
+    return KINDS[manifest["apiVersion"], manifest["kind"]]
+
+
+def _goes_alone(manifest: Manifest) -> bool:
+    """After all before it: its digest tells that they are there. And a binding is refused while its Role is not."""
+    return MANIFEST_DIGEST in manifest["metadata"].get("annotations", ()) or _kind(manifest) is Kind.ROLE
+
+
+async def _all(work: Iterable[Awaitable[None]]) -> None:
+    """Side by side; raises the first that failed, once none is under way any more."""
+    ended = await asyncio.gather(*work, return_exceptions=True)
+    if failed := next((each for each in ended if isinstance(each, BaseException)), None):
+        raise failed

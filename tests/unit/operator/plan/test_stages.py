@@ -34,8 +34,8 @@ from opd_api.errors import Problem
 from opd_operator.observed import ConfigFacts, Observed
 
 FOUNDATION = [
-    "ServiceAccount job",
     "Role job",
+    "ServiceAccount job",
     "RoleBinding job",
     "ConfigMap job-mailbox",
     "NetworkPolicy job-ray",
