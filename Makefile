@@ -68,10 +68,11 @@ verify: setup ## generated files are in step with the code
 	$(BIN)/python -m opd_runtime.cli.reference --check
 	$(BIN)/python charts/readme.py --check
 
-bench: setup ## the comparisons of bench/, ratios in one run
+bench: setup testbed ## the comparisons of bench/, ratios in one run
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -r requirements/bench.txt
 	$(BIN)/python bench/step.py
 	$(BIN)/python bench/trl.py
+	$(BIN)/python bench/operator_scale.py
 
 clean: ## remove the environment and caches; runs/ stays
 	rm -rf $(VENV) .cache .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
