@@ -60,8 +60,11 @@ def hands(cluster: Cluster, namespace: Namespace) -> Iterator[Hands]:
 
 
 def config_map(namespace: Namespace, **data: str) -> Body:
+    """The job's own: an object of anybody else is not taken over."""
+    uid = namespace.get("opdjob", "demo")["metadata"]["uid"]
+    owner = {"apiVersion": JOB["apiVersion"], "kind": "OPDJob", "name": "demo", "uid": uid, "controller": True}
     named = {"name": "demo-mailbox", "namespace": namespace.name, "labels": {"opd.dev/job": "demo"}}
-    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named, "data": data}
+    return {"apiVersion": "v1", "kind": "ConfigMap", "metadata": named | {"ownerReferences": [owner]}, "data": data}
 
 
 def test_the_same_manifest_applied_twice_changes_nothing(namespace: Namespace, hands: Hands) -> None:
@@ -81,6 +84,13 @@ def test_what_somebody_else_changed_is_changed_back_and_what_is_his_stays(namesp
     assert namespace.get("configmap", "demo-mailbox")["data"] == {"request": "stop", "progress.json": "{}"}
     hands.do(lambda kube, observed: kube.apply(observed, [config_map(namespace)]))
     assert namespace.get("configmap", "demo-mailbox")["data"] == {"progress.json": "{}"}
+
+
+def test_an_object_of_somebody_else_is_not_taken_over(namespace: Namespace, hands: Hands) -> None:
+    namespace.kubectl("create", "configmap", "demo-mailbox", "--from-literal=theirs=1")
+    with pytest.raises(ApiError, match="ConfigMap demo-mailbox belongs to somebody else"):
+        hands.do(lambda kube, observed: kube.apply(observed, [config_map(namespace, mine="1")]))
+    assert namespace.get("configmap", "demo-mailbox")["data"] == {"theirs": "1"}
 
 
 def test_a_status_that_leaves_fields_out_takes_them_away(namespace: Namespace, hands: Hands) -> None:
