@@ -291,15 +291,12 @@ TEACHER_RULES: list[Rule] = [
     ),
 ]
 
-SCHEDULING_RULES: list[Rule] = [
-    Rule(
-        node="spec.scheduling",
-        field="queueName",
-        holds=lambda scheduling: scheduling.gang != "Full" or scheduling.queue_name != "",
-        cel="self.gang != 'Full' || self.queueName != ''",
-        message="is empty, and gang: Full queues teacher and Ray cluster as one",
-        hint="set queueName to a Kueue LocalQueue, or gang: Job",
-    ),
-]
+SCHEDULING_RULES: list[Rule] = not_available(
+    "spec.scheduling",
+    "gang",
+    "gang",
+    ("Full",),
+    "set gang: Job; the Ray cluster is queued, the teacher starts beside it",
+)
 
 RUNNING_RULES = DOCUMENT_RULES + STUDENT_RULES + ROLLOUT_RULES + TEACHER_RULES + SCHEDULING_RULES
