@@ -72,8 +72,8 @@ CASES = {
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=CASES, metavar="|".join(CASES))
-    rows = [row for name in parser.parse_args().cases for row in compare(name, CASES[name])]
+    parser.add_argument("cases", nargs="*", choices=CASES, metavar="|".join(CASES))
+    rows = [row for name in parser.parse_args().cases or CASES for row in compare(name, CASES[name])]
     report("step", rows, peer="bare parts")
 
 

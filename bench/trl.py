@@ -93,12 +93,12 @@ def peers(case: Case, threads: int) -> list[Step]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("cases", nargs="*", default=list(CASES), choices=CASES, metavar="|".join(CASES))
+    parser.add_argument("cases", nargs="*", choices=CASES, metavar="|".join(CASES))
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--peer-threads", type=int, default=1)
     options = parser.parse_args()
     rows: list[Row] = []
-    for name in options.cases:
+    for name in options.cases or CASES:
         case = CASES[name]
         theirs: list[Step] = []
         runs: dict[str, list[Step]] = {variant: [] for variant in VARIANTS}

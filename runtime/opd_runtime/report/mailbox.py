@@ -112,7 +112,7 @@ class Mailbox:
 
     # ------------------------------------------------------------ the thread
     def _deliver(self) -> None:
-        left, failures = None, 0
+        left, pause = None, FIRST_BACKOFF_SECONDS
         while (report := self._other_than(left)) is not None:
             try:
                 self._find(self._exchange("PATCH", {"data": {PROGRESS_KEY: report.model_dump_json(exclude_none=True)}}))
@@ -120,11 +120,11 @@ class Mailbox:
                 self._tell(str(error))
                 # Also at the end, when `_pause` would not: nobody hammers a server that is down.
                 time.sleep(FIRST_BACKOFF_SECONDS)
-                self._pause(min(FIRST_BACKOFF_SECONDS * 2**failures, LONGEST_BACKOFF_SECONDS))
-                failures += 1
+                self._pause(pause)
+                pause = min(2 * pause, LONGEST_BACKOFF_SECONDS)
             else:
                 self._tell("")
-                left, failures = report, 0
+                left, pause = report, FIRST_BACKOFF_SECONDS
                 self._pause(self.interval_seconds)
 
     def _other_than(self, left: Progress | None) -> Progress | None:

@@ -37,6 +37,12 @@ class OpdRun:
         text = path.read_text() if path.exists() else ""
         return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
 
+    def assert_engine_had_the_trainers_weights(self) -> None:
+        """On average at every step; of 10^5 sampled tokens rounding may move an unlikely one further."""
+        trained = [record for record in self.steps() if record["step"] > 0]
+        assert max(record["logprob/engine_vs_trainer_abs_mean"] for record in trained) <= 1e-5
+        assert max(record["logprob/engine_vs_trainer_abs_max"] for record in trained) <= 1e-3
+
     def progress(self) -> dict[str, Any]:
         return json.loads((self.run_dir / "progress.json").read_text())
 
