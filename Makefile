@@ -26,8 +26,9 @@ $(VENV)/.ready: requirements/requirements.lock requirements/sglang.txt pyproject
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 
-testbed: setup ## the programs of a Kubernetes control plane, found or built (12 minutes the first time on two cores)
-	@$(BIN)/python tests/testbed/programs.py control tools
+testbed: setup ## the programs of a Kubernetes cluster, found or built (15 minutes the first time on two cores)
+	@$(BIN)/python tests/testbed/programs.py control tools node
+	@$(BIN)/python tests/testbed/node.py
 
 lock: export LC_ALL := C
 lock: ## renew requirements/requirements.lock from requirements.in, and what SGLang wants beyond it on GPUs

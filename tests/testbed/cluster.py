@@ -1,9 +1,9 @@
-"""A real control plane on this machine: etcd, API server, controller manager, scheduler, KubeRay. No pod runs on it.
+"""A real Kubernetes on this machine: etcd, API server, controller manager, scheduler, KubeRay.
 
-    python tests/testbed/cluster.py up [control|kwok]      env      down
+    python tests/testbed/cluster.py up [control|kwok|node]      env      down
 
-In mode `control` there is no node and pods stay Pending; in mode `kwok` every pod is Ready at once on a simulated node.
-All of it ends with the process that made it. Several clusters at once are fine: ports are chosen at start.
+In mode `control` there is no node and pods stay Pending; in mode `kwok` every pod is Ready at once on a simulated node;
+in mode `node` pods run. All of it ends with the process that made it. Several clusters at once are fine.
 """
 
 import contextlib
@@ -21,11 +21,12 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 import httpx
+import node as nodes
 import yaml
 from access import Authority
 from components import LOOPBACK, Components, Ports
 from processes import Processes
-from programs import ClusterUnavailable, files_of, locate
+from programs import ClusterUnavailable, cache, files_of, locate
 from waiting import wait_until
 
 HERE = Path(__file__).parent
@@ -36,7 +37,10 @@ SAID_CHARACTERS = 4000
 KUBERAY_API = "/apis/ray.io/v1"
 KUBERAY_NAMESPACE, KUBERAY_ACCOUNT = "ray-system", "kuberay-operator"
 
-type Mode = Literal["control", "kwok"]
+KUBE_PROXY = "--user=system:kube-proxy"
+KUBERAY_IMAGE = "testbed.local/kuberay:1"
+
+type Mode = Literal["control", "kwok", "node"]
 
 
 class KubectlFailed(Exception):
@@ -47,7 +51,7 @@ class Cluster:
     """`with Cluster() as cluster`. Raises ClusterUnavailable with the end of the log that explains it.
 
     `crds`: files of CustomResourceDefinitions, made before the controllers start, which would notice them half a
-    minute later. `stages`: more of kwok's stages.
+    minute later. `stages`: more of kwok's stages. `node`: of mode `node`, images and folders for its pods.
     """
 
     def __init__(
@@ -57,24 +61,34 @@ class Cluster:
         folder: Path | None = None,
         crds: Sequence[Path] = (),
         stages: Sequence[str] = (),
+        node: nodes.Node | None = None,
     ) -> None:
         self.mode = mode
         self.folder = folder or Path(tempfile.mkdtemp(prefix="opd-testbed-"))
         self._crds = crds
         self._stages = stages
-        self._processes = Processes(self.folder)
-        self._components = Components(self.folder, Authority(self.folder / "pki"), Ports())
+        self._node = node or nodes.Node()
+        with_node = mode == "node"
+        if with_node:
+            nodes.check_machine()
+        self._processes = Processes(
+            self.folder,
+            namespaces=nodes.NAMESPACES if with_node else (),
+            last_command=nodes.tidy_command(self.folder) if with_node else (),
+        )
+        self._components = Components(self.folder, Authority(self.folder / "pki"), Ports(), with_node)
+        self._entrance: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
         try:
             self._bring_up()
         except BaseException:
-            self._processes.close()
+            self._close()
             raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self._processes.close()
+        self._close()
 
     @property
     def kubeconfig(self) -> Path:
@@ -147,19 +161,21 @@ class Cluster:
 
     @property
     def _checks(self) -> dict[str, Callable[[], bool]]:
-        """Which programs can be asked whether they are ready."""
+        """Which programs can be asked whether they are ready; a node's own network keeps others from asking."""
         ports = self._components.ports
-        return {
-            "etcd": lambda: _listens(ports.etcd),
-            "kube-apiserver": self._api_is_ready,
-            "kuberay": lambda: _listens(ports.kuberay_health),
-        }
+        checks: dict[str, Callable[[], bool]] = {"kube-apiserver": self._api_is_ready}
+        if self.mode != "node":
+            checks["etcd"] = lambda: _listens(ports.etcd)
+            checks["kuberay"] = lambda: _listens(ports.kuberay_health)
+        return checks
 
     def _bring_up(self) -> None:
         (self.folder / "stages").mkdir()
         for index, stage in enumerate(self._stages):
             (self.folder / "stages" / f"{index}.yaml").write_text(stage)
         self._components.issue_certificates()
+        if self.mode == "node":
+            self._open_node()
         self.start("etcd")
         self.start("kube-apiserver")
         self._create_crds([*self._kuberay_crds, *self._crds])
@@ -168,15 +184,51 @@ class Cluster:
         if self.mode == "kwok":
             self.kubectl("create", "-f", HERE / "kwok" / "node.yaml")
             self.start("kwok")
+        if self.mode == "node":
+            self._start_node()
         self._start_kuberay()
         self.kubectl("wait", "--for=create", "serviceaccount/default", f"--timeout={READY_SECONDS:.0f}s")
         if self.mode == "kwok":
             self.kubectl("wait", "--for=condition=Ready", "node/kwok", f"--timeout={READY_SECONDS:.0f}s")
 
+    def _open_node(self) -> None:
+        """Its namespaces, with one way in: the API server's port is the same on both sides."""
+        images = {KUBERAY_IMAGE: nodes.Image(entrypoint=[str(locate("kuberay"))]), **self._node.images}
+        nodes.Node(images=images, mounts={cache(): cache(), **self._node.mounts}).write_files(self.folder)
+        self._run("prepare", nodes.prepare_command(self.folder))
+        port, door = self._components.ports.api, self.folder / "api.sock"
+        self._processes.start("door", ["socat", f"UNIX-LISTEN:{door},fork", f"TCP:{LOOPBACK}:{port}"])
+        listen = f"TCP-LISTEN:{port},bind={LOOPBACK},fork,reuseaddr"
+        ends_with_us = ["setpriv", "--pdeathsig", "TERM"]
+        self._entrance = subprocess.Popen([*ends_with_us, "socat", listen, f"UNIX-CONNECT:{door}"])
+
+    def _start_node(self) -> None:
+        self._processes.start("containerd", ["containerd", "--config", self.folder / "containerd.toml"])
+        self._run("images", nodes.import_command(self.folder))
+        self.kubectl("create", "-f", "-", stdin=yaml.safe_dump_all(nodes.storage(self.folder)))
+        self.kubectl("create", "clusterrolebinding", "kube-proxy", "--clusterrole=system:node-proxier", KUBE_PROXY)
+        for name in ("kubelet", "kube-proxy", "coredns"):
+            self.start(name)
+        self.kubectl("wait", "--for=create", f"node/{nodes.NAME}", f"--timeout={READY_SECONDS:.0f}s")
+        self.kubectl("wait", "--for=condition=Ready", f"node/{nodes.NAME}", f"--timeout={READY_SECONDS:.0f}s")
+
+    def _run(self, name: str, command: Sequence[str | Path]) -> None:
+        """To its end. Raises ClusterUnavailable with what it said."""
+        self._processes.start(name, command)
+        wait_until(lambda: name in self._processes.ended(), READY_SECONDS, lambda: f"{name}: {self.log_of(name, 15)}")
+        if status := self._processes.ended()[name]:
+            raise ClusterUnavailable(f"{name} ended with status {status}:\n{self.log_of(name, 15)}")
+        self.stop(name)
+
     def _start_kuberay(self) -> None:
-        """With the rights its own ClusterRole gives it."""
+        """With the rights its own ClusterRole gives it; in a pod where there is a node."""
         role = files_of("kuberay") / "config" / "rbac" / "role.yaml"
         self.kubectl("apply", "-f", role, "-f", HERE / "kuberay" / "account.yaml")
+        if self.mode == "node":
+            self.kubectl("create", "-f", HERE / "kuberay" / "deployment.yaml")
+            rollout = ("rollout", "status", "deployment/kuberay-operator", "--namespace", KUBERAY_NAMESPACE)
+            self.kubectl(*rollout, f"--timeout={READY_SECONDS:.0f}s")
+            return
         kubeconfig = self.kubeconfig_for(KUBERAY_NAMESPACE, KUBERAY_ACCOUNT)
         shutil.copy(kubeconfig, self._components.kubeconfig("kuberay"))
         self.start("kuberay")
@@ -212,6 +264,12 @@ class Cluster:
             return self._checks[name]()
 
         wait_until(is_ready, READY_SECONDS, lambda: f"{name} serves:\n{self.log_of(name, 15)}")
+
+    def _close(self) -> None:
+        self._processes.close()
+        if self._entrance is not None:
+            self._entrance.terminate()
+            self._entrance.wait()
 
     def _api_is_ready(self) -> bool:
         with contextlib.suppress(httpx.TransportError):

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 from cluster import Cluster, Mode
+from node import of_project
 from programs import ClusterUnavailable, locate
 
 FOLDER = Path(tempfile.gettempdir()) / f"opd-testbed-{os.getuid()}"
@@ -58,7 +59,7 @@ def hold(mode: Mode, folder: Path = _folder) -> None:
     """The cluster itself, in the foreground, until SIGTERM."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
-        with Cluster(mode, folder=folder, crds=[CRD]):
+        with Cluster(mode, folder=folder, crds=[CRD], node=of_project()):
             (folder / "holder").write_text(str(os.getpid()))
             signal.pause()
     except ClusterUnavailable as error:

@@ -20,13 +20,17 @@ class Processes:
     Making a PID namespace takes root; others get one inside a user namespace, where the machine allows that.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(
+        self, folder: Path, *, namespaces: Sequence[str] = (), last_command: Sequence[str | Path] = ()
+    ) -> None:
+        """`namespaces`: unshare's options for more of them. `last_command` runs when all programs have ended."""
         self.folder = folder
         (folder / "log").mkdir(parents=True, exist_ok=True)
         as_root = () if os.geteuid() == 0 else ("--user", "--map-root-user")
         self._turn = threading.Lock()
+        unshare = ["unshare", *as_root, "--pid", *namespaces, "--fork", "--kill-child"]
         self._supervisor = subprocess.Popen(
-            ["unshare", *as_root, "--pid", "--fork", "--kill-child", sys.executable, "-I", SUPERVISOR, folder],
+            [*unshare, sys.executable, "-I", SUPERVISOR, folder, *last_command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,17 +1,20 @@
 """First process of a cluster's PID namespace: starts and ends programs as its input says. Knows nothing of Kubernetes.
 
-Its input ends when the process at the other end does, however that ends; then the programs and the cluster's folder go,
-and the kernel ends whatever else is in the namespace. Standard library only: it starts in a few milliseconds.
+Its input ends when the process at the other end does, however that ends; then everything in the namespace is ended, the
+last command runs, and the cluster's folder goes. Standard library only: it starts in a few milliseconds.
 """
 
+import contextlib
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 
-def main(folder: Path) -> None:
+def main(folder: Path, last_command: list[str]) -> None:
     running: dict[str, subprocess.Popen[bytes]] = {}
     for line in sys.stdin:
         order = json.loads(line)
@@ -24,8 +27,9 @@ def main(folder: Path) -> None:
                 running[name] = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log)
         ended = {name: process.returncode for name, process in running.items() if process.poll() is not None}
         print(json.dumps(ended), flush=True)
-    for process in running.values():
-        _end(process)
+    _end_all()
+    if last_command:
+        subprocess.run(last_command, stdin=subprocess.DEVNULL)
     shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -36,5 +40,14 @@ def _end(process: subprocess.Popen[bytes] | None) -> None:
         process.wait()
 
 
+def _end_all() -> None:
+    """Also what a program has left behind: a container outlives the program that started it."""
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(-1, signal.SIGKILL)  # of the first process of a PID namespace: everybody else in it
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.wait()
+
+
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2:])
