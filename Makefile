@@ -10,10 +10,10 @@ export OMP_NUM_THREADS ?= 1
 # Nothing here talks to a hub unless a job names one.
 export HF_HUB_DISABLE_TELEMETRY := 1
 
-.PHONY: help setup testbed lock demo test test-full fmt check generate verify bench clean
+.PHONY: help setup testbed lock demo demo-cluster test test-full fmt check generate verify bench clean
 
 help: ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.ready ## the pinned environment in .venv (Python 3.12)
 
@@ -39,6 +39,9 @@ lock: ## renew requirements/requirements.lock from requirements.in, and what SGL
 demo: setup ## distil the arithmetic student on this machine (about 3 minutes on two cores)
 	@$(BIN)/python examples/install.py
 	@$(BIN)/opd run --fresh examples/arithmetic/opdjob.yaml
+
+demo-cluster: setup testbed ## the same in pods: a Kubernetes on this machine, Helm, kubectl apply (takes root)
+	@examples/demo-cluster.sh
 
 test: setup check testbed ## everything CI runs; what is skipped is printed with its reason
 	$(BIN)/python -m pytest -m "not full" tests

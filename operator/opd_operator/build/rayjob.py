@@ -26,6 +26,11 @@ QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 GRACE_SECONDS = 120
 """From SIGTERM to SIGKILL: long enough for a checkpoint."""
 
+COMMON_PARAMETERS = {"num-cpus": "0", "include-log-monitor": "no"}
+"""Actors ask for no CPUs, no task may run beside them, and for each CPU Ray would start a worker that idles. The log
+monitor serves drivers that print their workers' output; ours does not, and the dashboard shows the files. KubeRay leaves
+out what is "false"."""
+
 
 def rayjob(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstimate) -> Manifest:
     """KubeRay never retries it: an attempt is replaced as a whole, by the operator."""
@@ -43,8 +48,7 @@ def rayjob(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstimate
             "rayVersion": settings.ray_version,
             "authOptions": {"mode": "token"},
             "headGroupSpec": {
-                # No task of Ray's may run beside the driver.
-                "rayStartParams": {"num-cpus": "0", "dashboard-host": "0.0.0.0"},
+                "rayStartParams": {**COMMON_PARAMETERS, "dashboard-host": "0.0.0.0"},
                 "template": pod_template(job, settings, _head(job, attempt)),
             },
             "workerGroupSpecs": [
@@ -64,7 +68,7 @@ def _group(job: OPDJob, settings: Settings, kind: PodKind, replicas: int) -> dic
         "minReplicas": replicas,
         "maxReplicas": replicas,
         # KubeRay pastes parameters into a shell's command line.
-        "rayStartParams": {"resources": f"""'{{"opd-{kind.role}": 1}}'"""},
+        "rayStartParams": {**COMMON_PARAMETERS, "resources": f"""'{{"opd-{kind.role}": 1}}'"""},
         "template": pod_template(job, settings, kind),
     }
 

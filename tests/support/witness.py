@@ -1,0 +1,149 @@
+"""Watches an OPDJob and the facts beside it, and finds what was told and not true for longer than a reaction takes."""
+
+import json
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import groupby, pairwise
+from typing import Any
+
+import httpx
+from cluster_job import ClusterJob
+
+from opd_api import names
+
+PERIOD_SECONDS = 0.5
+REACTION_SECONDS = 15.0
+"""From a fact to the status that tells it, with both cores busy: a kubelet's probe, a watch, a write."""
+
+type Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """What the job said, and what was so, in the same half second."""
+
+    seconds: float
+    phase: str
+    attempt: int
+    step: int
+    conditions: dict[str, str]
+    """Status by type."""
+    ready: dict[str, int]
+    """Ready pods by role."""
+    reported: int | None
+    """Step in the mailbox, of an attempt that trains; None when there is none."""
+    pods: int
+    """Of Ray and teachers, however they are."""
+
+    def claims(self) -> dict[str, bool]:
+        """Whether each thing it tells is so."""
+        cluster = all(self.ready.get(role, 0) >= 1 for role in ("head", "trainer", "engine"))
+        teacher = self.ready.get("teacher", 0) >= 1
+        return {
+            "phase Training": self.phase != "Training" or self.ready.get("head", 0) >= 1,
+            "ClusterReady True": self.conditions.get("ClusterReady") != "True" or cluster,
+            "ClusterReady False": self.conditions.get("ClusterReady") != "False" or not cluster,
+            "TeacherReady True": self.conditions.get("TeacherReady") != "True" or teacher,
+            "phase Suspended": self.phase != "Suspended" or self.pods == 0,
+            f"step {self.step}": self.reported is None or self.reported == self.step,
+        }
+
+
+@dataclass(slots=True)
+class Witness:
+    """Samples in the order of time."""
+
+    job: ClusterJob
+    with_teacher_pods: bool
+    samples: list[Sample] = field(default_factory=list)
+
+    def lies(self) -> list[str]:
+        """Claims that stayed untrue, with how long. A claim that changes its words starts anew."""
+        found, since = [], dict[str, float]()
+        for sample in self.samples:
+            untrue = {claim for claim, holds in sample.claims().items() if not holds and self._concerns(claim)}
+            since = {claim: since.get(claim, sample.seconds) for claim in untrue}
+            found += [claim for claim in untrue if sample.seconds - since[claim] > REACTION_SECONDS]
+        return sorted(set(found))
+
+    def restarts(self) -> list[tuple[int, int]]:
+        """For each attempt after the first: the last step known of the one before, and the first one of its own."""
+        steps: dict[int, list[int]] = {}
+        for sample in self.samples:
+            if sample.reported:
+                steps.setdefault(sample.attempt, []).append(sample.reported)
+        return [(old[-1], new[0]) for old, new in pairwise(steps.values())]
+
+    def phases(self) -> list[str]:
+        """Each once, in the order they were told."""
+        return [phase for phase, _ in groupby(sample.phase for sample in self.samples)]
+
+    def look(self) -> None:
+        """One sample; none while the API server cannot be asked."""
+        try:
+            sample = self._sample()
+        except (httpx.HTTPError, KeyError):
+            return
+        self.samples.append(sample)
+
+    def _concerns(self, claim: str) -> bool:
+        return self.with_teacher_pods or not claim.startswith("TeacherReady")
+
+    def _get(self, path: str, **query: str) -> Object:
+        answer = self.job.cluster.http.get(path, params=query)
+        answer.raise_for_status()
+        return dict(answer.json())
+
+    def _sample(self) -> Sample:
+        core, name = f"/api/v1/namespaces/{self.job.namespace.name}", self.job.name
+        own = f"/apis/{names.API_VERSION}/namespaces/{self.job.namespace.name}/opdjobs/{name}"
+        status: Object = self._get(own).get("status") or {}
+        pods = self._get(f"{core}/pods", labelSelector=f"{names.LABEL_JOB}={name}")["items"]
+        pods = [pod for pod in pods if pod["metadata"]["labels"][names.LABEL_ROLE] != "models"]
+        ready: dict[str, int] = {}
+        for pod in pods:
+            role = pod["metadata"]["labels"][names.LABEL_ROLE]
+            ready[role] = ready.get(role, 0) + _is_ready(pod)
+        return Sample(
+            seconds=time.monotonic(),
+            phase=status.get("phase", ""),
+            attempt=int(status.get("attempt", 0)),
+            step=int(status.get("progress", {}).get("step", 0)),
+            conditions={each["type"]: each["status"] for each in status.get("conditions", ())},
+            ready=ready,
+            reported=self._reported(core, status),
+            pods=len(pods),
+        )
+
+    def _reported(self, core: str, status: Object) -> int | None:
+        data = self._get(f"{core}/configmaps/{names.mailbox(self.job.name)}").get("data") or {}
+        progress = json.loads(data.get(names.PROGRESS_KEY, "{}"))
+        trains = progress and progress["attempt"] == status.get("attempt") and progress["phase"] == "Training"
+        return int(progress["step"]) if trains else None
+
+
+@contextmanager
+def watched(job: ClusterJob, *, with_teacher_pods: bool) -> Iterator[Witness]:
+    """Looks twice a second inside."""
+    witness, enough = Witness(job, with_teacher_pods), threading.Event()
+
+    def look() -> None:
+        while not enough.wait(PERIOD_SECONDS):
+            witness.look()
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield witness
+    finally:
+        enough.set()
+        thread.join()
+
+
+def _is_ready(pod: Object) -> bool:
+    conditions = pod.get("status", {}).get("conditions", ())
+    going = "deletionTimestamp" in pod["metadata"]
+    return not going and any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
