@@ -24,12 +24,14 @@ from .volumes import JOB_FILE
 
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 GRACE_SECONDS = 120
-"""From SIGTERM to SIGKILL: long enough for a checkpoint."""
+"""From a pod's deletion to SIGKILL: long enough for a checkpoint."""
+DRAIN = {"lifecycle": {"preStop": {"exec": {"command": ["opd", "drain", "--timeout", f"{GRACE_SECONDS - 20}"]}}}}
+"""An evicted head asks its driver to save; trainers and engines stay until it has."""
 
 COMMON_PARAMETERS = {"num-cpus": "0", "include-log-monitor": "no"}
 """Actors ask for no CPUs, no task may run beside them, and for each CPU Ray would start a worker that idles. The log
-monitor serves drivers that print their workers' output; ours does not, and the dashboard shows the files. KubeRay leaves
-out what is "false"."""
+monitor serves drivers that print their workers' output; ours does not, and the dashboard shows the files ("no" because
+KubeRay leaves out what is "false")."""
 
 
 def rayjob(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstimate) -> Manifest:
@@ -81,6 +83,7 @@ def _head(job: OPDJob, attempt: int) -> PodKind:
         resources=small(job, job.spec.head.resources, HEAD_BYTES),
         pods=job.spec.head,
         env=ray(job, attempt) + keys[:1],
+        container=DRAIN,
         attempt=attempt,
         api_access=True,
         spec={"terminationGracePeriodSeconds": GRACE_SECONDS},
@@ -99,6 +102,7 @@ def _trainer(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstima
         pods=trainers,
         env=ray(job, attempt),
         affinity=affinity | (_apart(job) if cuda else {}),
+        container=DRAIN,
         attempt=attempt,
         spec={"terminationGracePeriodSeconds": GRACE_SECONDS},
     )
@@ -114,6 +118,7 @@ def _engine(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstimat
         pods=engines,
         env=ray(job, attempt),
         affinity=gpu_memory_affinity(settings, server_gpu_bytes(memory.engine)),
+        container=DRAIN,
         attempt=attempt,
         spec={"terminationGracePeriodSeconds": GRACE_SECONDS},
     )

@@ -47,7 +47,7 @@ def opd(
 
 def _register() -> None:
     """The verbs, in the order of the help: a job's life, then models and servers, then what pods run."""
-    from . import convert, evaluate, fetch, get, plot, probe, render, run, serve, train, validate
+    from . import convert, drain, evaluate, fetch, get, plot, probe, render, run, serve, train, validate
 
     for verb, function, sentence in (
         ("validate", validate.validate, "Check a job: every problem at once."),
@@ -61,6 +61,7 @@ def _register() -> None:
         ("probe", probe.probe, "Ask a server whether it can teach."),
         ("serve", serve.serve, "Serve a job's teacher."),
         ("train", train.train, "One attempt at a job, inside its Ray cluster."),
+        ("drain", drain.drain, "Save and stop before this pod goes."),
     ):
         app.command(verb, short_help=sentence)(function)
 

@@ -2,7 +2,10 @@
 
 import json
 import os
+import subprocess
+import sys
 
+import psutil
 import pytest
 from api_server import api_server
 
@@ -83,3 +86,54 @@ def test_a_teacher_that_has_no_server_of_ours_is_refused(opd, job_file, models, 
     change(job_file, teachers=[teacher])
     result = opd("serve", job_file, "--teacher", name, "--volume", f"models={models}")
     assert result.code == 1 and words in result.err and "hint: " in result.err
+
+
+DRIVER = """
+import signal, sys, time
+signal.signal(signal.SIGTERM, lambda *_: (time.sleep(0.5), print("saved"), sys.exit(3)))
+print("ready", flush=True)
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def processes(tmp_path, monkeypatch):
+    """Starts a stand-in; of all processes, `opd drain` sees these alone."""
+    started = []
+
+    def start(*command, executable=None):
+        process = subprocess.Popen(command, executable=executable, stdout=subprocess.PIPE, text=True)
+        started.append(process)
+        return process
+
+    monkeypatch.setattr(psutil, "process_iter", lambda _: [_seen(each.pid) for each in started])
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def _seen(pid):
+    process = psutil.Process(pid)
+    process.info = {"cmdline": process.cmdline()}
+    return process
+
+
+def test_drain_asks_the_driver_to_stop_and_waits_until_it_has_saved(opd, processes, tmp_path):
+    (tmp_path / "opd").write_text(DRIVER)
+    driver = processes(sys.executable, str(tmp_path / "opd"), "train", "job.yaml")
+    assert driver.stdout.readline() == "ready\n"
+    assert opd("drain", "--timeout", 30).code == 0
+    assert driver.stdout.read() == "saved\n"
+
+
+def test_drain_leaves_trainers_alone_and_says_who_outlived_it(opd, processes):
+    trainer = processes("ray::TrainerActor", "60", executable="/bin/sleep")
+    processes("sh", "-c", ": opd train; kill -STOP $$")
+    result = opd("drain", "--timeout", 0.2)
+    assert result.code == 0 and "still running after 0.2 s: sleep" in result.err
+    assert trainer.poll() is None
+
+
+def test_drain_of_a_pod_where_nothing_runs_is_done(opd, processes):
+    assert opd("drain").code == 0
