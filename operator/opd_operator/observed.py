@@ -40,6 +40,8 @@ class PodFacts:
     exit_code: int | None = None
     termination_message: str = ""
     """Of the models Job's pod only."""
+    last_words: str = ""
+    """Last line of what the main container said before its newest end, of any other pod."""
     node: str = ""
 
 

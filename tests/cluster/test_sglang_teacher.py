@@ -10,6 +10,7 @@ from cluster_job import START_SECONDS, ClusterJob, apply, claim_folder, evaluate
 from cluster_namespace import Namespace
 from helm import NAMESPACE
 from node import NAME
+from waiting import wait_until
 from witness import Witness, watched
 
 from .conftest import EXAMPLES
@@ -114,7 +115,10 @@ def test_the_exported_student_is_as_good_as_the_status_says(finished: Finished):
 
 
 def test_pods_are_given_back_and_the_teacher_with_them(finished: Finished):
-    assert [finished.job.pods(role) for role in ("trainer", "engine", "teacher")] == [[], [], []]
+    roles = ("trainer", "engine", "teacher")
+    wait_until(
+        lambda: not any(finished.job.pods(role) for role in roles), 120, "trainers, engines and teachers are gone"
+    )
 
 
 def _teacher(ready: bool) -> Callable[[dict[str, Any]], bool]:

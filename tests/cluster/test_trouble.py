@@ -21,7 +21,7 @@ SMALL_CLAIM = {
     "spec": {
         "storageClassName": "small",
         "accessModes": ["ReadWriteOnce"],
-        "resources": {"requests": {"storage": "2Mi"}},
+        "resources": {"requests": {"storage": "512Ki"}},
     },
 }
 

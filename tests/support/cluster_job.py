@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -119,7 +120,8 @@ def claim_folder(namespace: Namespace, claim: str) -> Path:
 def evaluate(job_file: Path, model: Path, volumes: Mapping[str, Path]) -> float:
     """pass@1 of a student as `opd eval` finds it on this machine."""
     places = [f"--volume={claim}={folder}" for claim, folder in volumes.items()]
-    command = ["opd", "eval", str(job_file), "--model", str(model), "--json", *places]
+    opd = [sys.executable, "-m", "opd_runtime.cli"]
+    command = [*opd, "eval", str(job_file), "--model", str(model), "--json", *places]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return float(json.loads(done.stdout)["pass_at_1"])

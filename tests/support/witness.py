@@ -141,6 +141,7 @@ def watched(job: ClusterJob, *, with_teacher_pods: bool) -> Iterator[Witness]:
     finally:
         enough.set()
         thread.join()
+        witness.look()
 
 
 def _is_ready(pod: Object) -> bool:

@@ -36,7 +36,7 @@ INSTALL = ("apt-get", "install", "--yes", "-qq", "--no-install-recommends", *PAC
 PROGRAMS = ("containerd", "ctr", "runc", "nft", "socat", "ip")
 """A sample of what those packages bring."""
 VOLUMES = 24
-"""That claims can have, 1 GiB each by name; one more of class `small` is full after 2 MiB."""
+"""That claims can have, 1 GiB each by name; one more of class `small` is full after 512 KiB."""
 CNI_PLUGIN, BUSYBOX = Path("/usr/lib/cni/bridge"), Path("/bin/busybox")
 SYSTEM_FOLDERS = ("/usr", "/etc/ssl", "/etc/alternatives")
 NAMESPACES = ("--mount", "--mount-proc", "--net", "--uts")
@@ -132,7 +132,7 @@ def storage(folder: Path) -> list[Manifest]:
     """Local volumes, which unlike host paths get their pod's group as a cloud's disks do."""
     classes = [_storage_class("local", default=True), _storage_class("small", default=False)]
     volumes = [_volume(folder, str(index), "local", "1Gi") for index in range(VOLUMES)]
-    return [*classes, *volumes, _volume(folder, "small", "small", "2Mi")]
+    return [*classes, *volumes, _volume(folder, "small", "small", "512Ki")]
 
 
 def _storage_class(name: str, *, default: bool) -> Manifest:

@@ -4,6 +4,7 @@ Documents inside objects (the job itself, the mailbox, the models' shapes) stay 
 take a hundred megabytes.
 """
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -14,6 +15,9 @@ from opd_api.documents import PROGRESS_LIMIT_BYTES, DocumentError
 from ..objects import MANIFEST_DIGEST, JobKey, Kind
 from ..observed import DeploymentFacts, ModelsJobFacts, PodFacts, RayClusterFacts, RayJobFacts
 from .api import Body
+
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
+LAST_WORDS_CHARACTERS = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,8 +105,15 @@ def _pod(body: Body) -> PodFacts:
         terminated_reason=ended.get("reason") or (status.get("reason", "") if status.get("phase") == "Failed" else ""),
         exit_code=ended.get("exitCode"),
         termination_message=ended.get("message", "") if role == "models" else "",
+        last_words=_last_line(ended.get("message", "")) if role != "models" else "",
         node=spec.get("nodeName", ""),
     )
+
+
+def _last_line(said: str) -> str:
+    """Without colours, and no longer than a sentence."""
+    lines = [line.strip() for line in _ESCAPES.sub("", said).splitlines()]
+    return next((line for line in reversed(lines) if line), "")[:LAST_WORDS_CHARACTERS]
 
 
 # ---------------------------------------------------------------- KubeRay

@@ -46,9 +46,9 @@ def problem_of(pod: PodFacts, job: OPDJob | None) -> Verdict | None:
         said = pod.waiting_message or pod.waiting_reason
         remedy = "create what it names, or correct the job"
         return Verdict(reason=Reason.CONTAINER_FAILED, message=f"{what} cannot start: {said}; {remedy}")
-    if pod.waiting_reason == "CrashLoopBackOff":
-        code = f" with exit code {pod.exit_code}" if pod.exit_code is not None else ""
-        message = f"{what} ends again and again{code}; see kubectl logs --previous {pod.name}"
+    if pod.waiting_reason == "CrashLoopBackOff" or (pod.restarts and not pod.ready):
+        ends = "ends again and again" if pod.waiting_reason else "was started again: it ended"
+        message = f"{what} {ends}{_end(pod)}; see kubectl logs --previous {pod.name}"
         return Verdict(reason=Reason.CRASH_LOOP_BACK_OFF, message=message)
     if pod.unschedulable and not pod.scheduled:
         said = pod.unschedulable.rstrip(".")
@@ -56,11 +56,16 @@ def problem_of(pod: PodFacts, job: OPDJob | None) -> Verdict | None:
         message = f"{what} finds no node: {said}" + (f"; {remedy}" if remedy else "")
         return Verdict(reason=Reason.UNSCHEDULABLE, message=message)
     if pod.phase == "Failed":
-        code = f" with exit code {pod.exit_code}" if pod.exit_code is not None else ""
         why = f" ({pod.terminated_reason})" if pod.terminated_reason not in ("", "Error") else ""
-        message = f"{what} failed{code}{why}; see kubectl logs {pod.name}"
+        message = f"{what} failed{why}{_end(pod)}; see kubectl logs {pod.name}"
         return Verdict(reason=Reason.CONTAINER_FAILED, message=message)
     return None
+
+
+def _end(pod: PodFacts) -> str:
+    """How its main container ended, in its own last words."""
+    code = f" with exit code {pod.exit_code}" if pod.exit_code is not None else ""
+    return code + (f": {pod.last_words}" if pod.last_words else "")
 
 
 def _limit(pod: PodFacts, job: OPDJob | None) -> str:

@@ -23,7 +23,7 @@ mount -t overlay overlay -o "lowerdir=/var,upperdir=$folder/scratch/upper,workdi
 mkdir -p /var/lib/kubelet
 
 mkdir "$folder/volumes/small"
-mount -t tmpfs -o size=2m tmpfs "$folder/volumes/small"
+mount -t tmpfs -o size=512k tmpfs "$folder/volumes/small"
 
 : >"$folder/no-resolv.conf"
 printf 'nameserver %s\nsearch svc.cluster.local cluster.local\noptions ndots:2\n' "$address" >"$folder/resolv.conf"

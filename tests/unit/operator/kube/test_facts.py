@@ -74,17 +74,18 @@ def test_a_pod(child_body: Make, status: dict[str, Any], want: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("role", "want"),
+    ("role", "message", "line"),
     [
-        pytest.param("models", '{"models": {}}', id="the models pod's last words are a document"),
-        pytest.param("trainer", "", id="other pods' last words are not kept"),
+        pytest.param("models", '{"models": {}}', "", id="the models pod's last words are a document"),
+        pytest.param("trainer", "", "no memory left", id="of other pods the last line is kept"),
     ],
 )
-def test_last_words(child_body: Make, role: str, want: str) -> None:
-    ended = {"terminated": {"reason": "Completed", "exitCode": 0, "message": '{"models": {}}'}}
+def test_last_words(child_body: Make, role: str, message: str, line: str) -> None:
+    said = '{"models": {}}' if role == "models" else "a long story\n \x1b[31mno memory left\x1b[0m\n\n"
+    ended = {"terminated": {"reason": "Completed", "exitCode": 0, "message": said}}
     status = {"phase": "Succeeded", "containerStatuses": [container(state=ended)]}
     facts = facts_of(Kind.POD, child_body("a", role=role, spec={"containers": [{"name": "ray"}]}, status=status))
-    assert isinstance(facts, PodFacts) and facts.termination_message == want
+    assert isinstance(facts, PodFacts) and (facts.termination_message, facts.last_words) == (message, line)
 
 
 def test_a_pod_that_was_only_just_made_says_little(child_body: Make) -> None:

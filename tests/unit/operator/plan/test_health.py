@@ -88,6 +88,12 @@ def starting(**fields):
             id="a head that does not stay up",
         ),
         pytest.param(
+            make_pod("head", ready=False, restarts=1, exit_code=1, last_words="port 6379 is in use"),
+            "CrashLoopBackOff",
+            "head pod job-head was started again: it ended with exit code 1: port 6379 is in use; see kubectl logs",
+            id="a head that ended, and starts anew",
+        ),
+        pytest.param(
             make_pod("engine", ready=False, phase="Failed", terminated_reason="Evicted"),
             "ContainerFailed",
             "engine pod job-engine failed (Evicted)",
