@@ -22,6 +22,7 @@ _QUIET = {
     Reason.FETCHING,
     Reason.TEACHER_STARTING,
     Reason.PROVISIONING,
+    Reason.READY,
     Reason.RELEASED,
     Reason.STARTING,
     Reason.STOPPED,
@@ -29,7 +30,7 @@ _QUIET = {
     Reason.HEALTHY,
     Reason.PREVIOUS_PODS_REMAIN,
 }
-"""Reasons of a state on the way: no news."""
+"""Reasons of a state on the way: no news. That pods are ready is one: Training tells that they did."""
 
 
 def events_of(before: Status, after: Status) -> tuple[EventNote, ...]:

@@ -43,7 +43,7 @@ TEACHER = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas":
         ),
         pytest.param(
             settled(make_running(status=attempt_status(), mailbox=make_mailbox(make_progress(teachers=(TEACHER,))))),
-            ["Normal TeacherReady", "Normal ClusterReady", "Normal Training"],
+            ["Normal TeacherReady", "Normal Training"],
             id="training begins",
         ),
         pytest.param(
@@ -94,7 +94,7 @@ TEACHER = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas":
     ],
 )
 def test_event(observed, want):
-    known = {"TeacherReady", "ClusterReady", "Degraded", "Training"}
+    known = {"TeacherReady", "Degraded", "Training"}
     decision = decide(observed)
     news = [f"{event.type} {event.reason}" for event in decision.events]
     assert [each for each in news if each in want or each.split()[1] not in known] == want
