@@ -73,22 +73,16 @@ class Kube:
 
     async def is_clear(self, key: JobKey, resource_version: str) -> bool:
         """Whether the API server itself has the OPDJob in this version, and no RayJob and no Ray pod of it."""
-        try:
-            job = await self._api.call("GET", path_of(Kind.OPD_JOB, key.namespace, key.name))
-        except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
-        if job["metadata"]["resourceVersion"] != resource_version:
-            return False
         mine = f"{LABEL_JOB}={key.name}"
-        rayjobs, pods = await _all(
+        jobs, rayjobs, pods = await _all(
             [
+                self._named(Kind.OPD_JOB, key, key.name),
                 self._list(Kind.RAY_JOB, key, labelSelector=mine, limit="1"),
                 self._list(Kind.POD, key, labelSelector=f"{mine},{LABEL_ROLE} in (head,trainer,engine)", limit="1"),
             ]
         )
-        return not rayjobs and not pods
+        versions = [each["metadata"]["resourceVersion"] for each in jobs]
+        return versions == [resource_version] and not rayjobs and not pods
 
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Bundle by bundle. A refusal ends it, and is remembered for the next plan to tell."""

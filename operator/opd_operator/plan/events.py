@@ -20,6 +20,7 @@ _GOOD: dict[ConditionType, str] = {
 _QUIET = {
     Reason.VALID,
     Reason.FETCHING,
+    Reason.FETCHED,
     Reason.TEACHER_STARTING,
     Reason.PROVISIONING,
     Reason.READY,
@@ -30,7 +31,7 @@ _QUIET = {
     Reason.HEALTHY,
     Reason.PREVIOUS_PODS_REMAIN,
 }
-"""Reasons of a state on the way: no news. That pods are ready is one: Training tells that they did."""
+"""Reasons of a state on the way: no news. Models that are read and pods that are ready are told by Training."""
 
 
 def events_of(before: Status, after: Status) -> tuple[EventNote, ...]:

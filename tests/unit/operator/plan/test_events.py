@@ -33,7 +33,7 @@ TEACHER = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas":
         pytest.param(make_observed(kuberay=False), ["Warning KubeRayMissing"], id="no KubeRay"),
         pytest.param(
             fetching(pods=(make_models_pod(),), status=make_status(make_condition("ModelsReady", "False", "Fetching"))),
-            ["Normal ModelsReady"],
+            [],
             id="models are known",
         ),
         pytest.param(

@@ -94,9 +94,9 @@ def without_teacher(**fields) -> Observed:
         pytest.param(
             fetching(pods=(make_models_pod(),)),
             "Starting",
+            ["ConfigMap job-config"],
             [],
-            [],
-            id="with the models known the first attempt is recorded, and their Job kept",
+            id="with the models known they are stored, the first attempt is recorded, and their Job kept",
         ),
         pytest.param(
             fetching(pods=(make_models_pod(),), status=recorded(1)),
