@@ -26,6 +26,10 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 WORKERS = 16
+PATIENCE_SECONDS = 20.0
+"""How long a job that has its RayJob may wait for those that have none yet when many come at once."""
+SETTLE_SECONDS = 2.0
+"""News of pods comes in volleys, and one status tells of them all."""
 UNAVAILABLE_BACKOFF_SECONDS = 5.0
 """An API server that comes back is not kept waiting."""
 REFUSED_BACKOFF_SECONDS = 60.0
@@ -99,8 +103,10 @@ class Work:
 
     def __init__(self, api: Api, settings: Settings, writer: Writer) -> None:
         self._settings = settings
-        self.queue = WorkQueue(self._reconcile, WORKERS)
-        self._cache = Cache(settings.namespaces, self.queue.add)
+        self.queue = WorkQueue(self._reconcile, WORKERS, self._patience)
+        self._cache = Cache(
+            settings.namespaces, self.queue.add, moved=lambda key: self.queue.add_after(key, SETTLE_SECONDS)
+        )
         self._kube = Kube(api, self._cache, writer)
         self._watches = [
             Watch(api, self._cache, kind, namespace) for kind in WATCHED for namespace in settings.namespaces or ("",)
@@ -130,6 +136,9 @@ class Work:
     def unready(self) -> str:
         waited = next((watch for watch in self._watches if not watch.listed.is_set()), None)
         return f"{waited} are not listed yet" if waited else ""
+
+    def _patience(self, key: JobKey) -> float:
+        return PATIENCE_SECONDS if self._cache.is_launched(key) else 0.0
 
     async def _reconcile(self, key: JobKey) -> timedelta | None:
         try:

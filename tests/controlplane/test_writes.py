@@ -93,6 +93,35 @@ def test_an_object_of_somebody_else_is_not_taken_over(namespace: Namespace, hand
     assert namespace.get("configmap", "demo-mailbox")["data"] == {"theirs": "1"}
 
 
+def models_job(namespace: Namespace) -> Body:
+    spec = {"suspend": True, "template": {"spec": pod("models")["spec"] | {"restartPolicy": "Never"}}}
+    head = config_map(namespace)["metadata"] | {"name": "demo-models"}
+    return {"apiVersion": "batch/v1", "kind": "Job", "metadata": head, "spec": spec}
+
+
+def test_what_is_made_once_is_not_changed_by_who_does_not_know_that_it_is_there(
+    namespace: Namespace, hands: Hands
+) -> None:
+    """The cache of each `do` is new."""
+    seen = []
+    for retries in (1, 2):
+        job = models_job(namespace)
+        job["spec"]["backoffLimit"] = retries
+        hands.do(lambda kube, observed, job=job: kube.apply(observed, [job]))
+        seen.append(namespace.get("job", "demo-models"))
+    assert seen[0]["metadata"]["uid"] == seen[1]["metadata"]["uid"]
+    assert seen[1]["spec"]["backoffLimit"] == 1
+
+
+def test_what_is_made_once_is_not_taken_over(namespace: Namespace, hands: Hands) -> None:
+    theirs = models_job(namespace)
+    del theirs["metadata"]["ownerReferences"]
+    namespace.apply(theirs)
+    with pytest.raises(ApiError, match="Job demo-models belongs to somebody else"):
+        hands.do(lambda kube, observed: kube.apply(observed, [models_job(namespace)]))
+    assert "ownerReferences" not in namespace.get("job", "demo-models")["metadata"]
+
+
 def test_a_status_that_leaves_fields_out_takes_them_away(namespace: Namespace, hands: Hands) -> None:
     full = Status(phase="Training", message="on its way", progress=StatusProgress(step=3, total_steps=10))
     assert hands.do(lambda kube, observed: kube.write_status(observed, full)) is not None

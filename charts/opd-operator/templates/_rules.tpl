@@ -3,7 +3,7 @@ server-side apply. It never reads Secrets. */}}
 {{- define "opd-operator.jobRules" -}}
 - apiGroups: [opd.dev]
   resources: [opdjobs]
-  verbs: [get, list, watch, delete]
+  verbs: [list, watch, delete]
 - apiGroups: [opd.dev]
   resources: [opdjobs/status]
   verbs: [patch]

@@ -36,7 +36,8 @@ def teacher_set(
     """
     deployment = _deployment(job, teacher, settings, memory, replicas)
     own_key = not teacher.sglang.api_key_secret
-    others = [_service(job, teacher), _disruption_budget(job, teacher)]
+    others = [_service(job, teacher)]
+    others += [_disruption_budget(job, teacher)] if teacher.sglang.replicas > 1 else []
     others += [teacher_policy(job, teacher)] if settings.network_policies else []
     value = digest([own_key, *others, deployment])
     secrets = [_secret(job, teacher, settings)] if own_key else []
@@ -59,7 +60,8 @@ def _service(job: OPDJob, teacher: Teacher) -> Manifest:
 
 
 def _disruption_budget(job: OPDJob, teacher: Teacher) -> Manifest:
-    """A drain takes one replica at a time and is never blocked by one that is not ready: scoring waits for the rest."""
+    """A drain takes one replica at a time and is never blocked by one that is not ready: scoring waits for the rest.
+    Of a single replica it would say nothing."""
     spec = {
         "maxUnavailable": 1,
         "unhealthyPodEvictionPolicy": "AlwaysAllow",

@@ -42,8 +42,15 @@ class JobRecord:
     deleting: bool
     document: str
     status: str
+    attempt: int | None
+    launched: bool
     numbers: JobNumbers
     rejection: str = ""
+
+    @property
+    def course(self) -> tuple[object, ...]:
+        """What the next step follows from."""
+        return self.uid, self.deleting, self.document, self.attempt, self.numbers.phase
 
 
 @dataclass(slots=True)
@@ -56,11 +63,18 @@ class ChildRecord:
 
 
 class Cache:
-    """`changed` is called with the key of every job of which something became known that was not known before."""
+    """`changed` is called with the key of every job of which something became known that was not known before; `moved`
+    instead where nothing of the job waits for it: pods and what counts them went a step on their way, or a status tells
+    of such steps."""
 
-    def __init__(self, namespaces: tuple[str, ...], changed: Callable[[JobKey], None]) -> None:
+    def __init__(
+        self,
+        namespaces: tuple[str, ...],
+        changed: Callable[[JobKey], None],
+        moved: Callable[[JobKey], None] | None = None,
+    ) -> None:
         self._scoped = bool(namespaces)
-        self._changed = changed
+        self._changed, self._moved = changed, moved or changed
         self._jobs: dict[JobKey, JobRecord] = {}
         self._children: dict[JobKey, dict[tuple[Kind, str], ChildRecord]] = {}
         self._marks: dict[tuple[Kind, str], int] = {}
@@ -161,27 +175,34 @@ class Cache:
             pods=_sorted(each for each in facts if isinstance(each, PodFacts)),
         )
 
+    def is_launched(self, key: JobKey) -> bool:
+        """Whether the job's status tells of a RayJob."""
+        record = self._jobs.get(key)
+        return record is not None and record.launched
+
     def numbers(self) -> list[JobNumbers]:
         """Of every job."""
         return [record.numbers for record in self._jobs.values()]
 
     # ------------------------------------------------------------ records
     def _put_job(self, key: JobKey, body: Body, version: int) -> None:
-        old, metadata = self._jobs.get(key), body["metadata"]
+        old, metadata, status = self._jobs.get(key), body["metadata"], body.get("status") or {}
         if old is not None and old.version >= version:
             return
-        self._jobs[key] = JobRecord(
+        record = self._jobs[key] = JobRecord(
             uid=metadata["uid"],
             version=version,
             generation=metadata["generation"],
             created=metadata["creationTimestamp"],
             deleting="deletionTimestamp" in metadata,
             document=document_text(body),
-            status=status_text(body.get("status")),
-            numbers=numbers_of(key, body.get("status") or {}),
+            status=status_text(status),
+            attempt=status.get("attempt"),
+            launched=bool(status.get("rayJobName")),
+            numbers=numbers_of(key, status),
             rejection=old.rejection if old is not None and old.uid == metadata["uid"] else "",
         )
-        self._changed(key)
+        (self._moved if old is not None and old.course == record.course else self._changed)(key)
 
     def _put_child(self, kind: Kind, key: JobKey, body: Body, version: int) -> None:
         children, name = self._children.setdefault(key, {}), body["metadata"]["name"]
@@ -191,7 +212,7 @@ class Cache:
         facts = facts_of(kind, body)
         children[kind, name] = ChildRecord(body["metadata"]["uid"], version, facts)
         if old is None or old.facts != facts:
-            self._changed(key)
+            (self._moved if _is_step(kind, facts, new=old is None) else self._changed)(key)
 
     def _forget(self, kind: Kind, key: JobKey, name: str, version: int | None) -> None:
         """Unless something newer than `version` is known under the name."""
@@ -221,6 +242,16 @@ class Cache:
     def _all_changed(self) -> None:
         for key in [*self._jobs]:
             self._changed(key)
+
+
+def _is_step(kind: Kind, facts: Facts | None, *, new: bool) -> bool:
+    """Nothing of the job waits for it. What the models' pod says is waited for, and so is a RayJob being there."""
+    match kind:
+        case Kind.POD:
+            return not (isinstance(facts, PodFacts) and facts.role == "models")
+        case Kind.RAY_JOB:
+            return not new
+    return kind in (Kind.RAY_CLUSTER, Kind.DEPLOYMENT)
 
 
 def _version(body: Body) -> int:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Iterable
 from datetime import datetime
+from typing import cast
 
 from opd_api.names import LABEL_JOB, LABEL_ROLE
 from opd_api.status import Status
@@ -11,7 +12,7 @@ from opd_api.status import Status
 from .. import metrics
 from ..objects import MANIFEST_DIGEST, EventNote, JobKey, Kind, Manifest, ObjectRef
 from ..observed import Observed
-from .api import Api, ApiError, ApiUnavailable, path_of
+from .api import Api, ApiError, ApiUnavailable, Body, path_of
 from .cache import Cache
 from .events import event_of
 from .writer import Writer
@@ -23,8 +24,11 @@ REFUSALS = (400, 403, 404, 422)
 """Answers about what was sent, or who sent it: sending it again will not help."""
 
 
-OWNED = (Kind.CONFIG_MAP, Kind.JOB, Kind.DEPLOYMENT, Kind.RAY_JOB)
-"""Kinds that are looked at before a first write; the other children of a job go with one of these."""
+MADE_ONCE = (Kind.JOB, Kind.RAY_JOB)
+"""Kinds that are created and never changed: cheaper than an apply, and the API server itself sees that no other has the
+name."""
+OWNED = (Kind.CONFIG_MAP, Kind.DEPLOYMENT)
+"""Kinds that are looked at before a first apply; the other children of a job go with one of these."""
 
 
 class Kube:
@@ -69,21 +73,16 @@ class Kube:
 
     async def is_clear(self, key: JobKey, resource_version: str) -> bool:
         """Whether the API server itself has the OPDJob in this version, and no RayJob and no Ray pod of it."""
-        try:
-            job = await self._api.call("GET", path_of(Kind.OPD_JOB, key.namespace, key.name))
-        except ApiError as error:
-            if error.status == 404:
-                return False
-            raise
-        if job["metadata"]["resourceVersion"] != resource_version:
-            return False
         mine = f"{LABEL_JOB}={key.name}"
-        selectors = {Kind.RAY_JOB: mine, Kind.POD: f"{mine},{LABEL_ROLE} in (head,trainer,engine)"}
-        for kind, selector in selectors.items():
-            query = {"labelSelector": selector, "limit": "1"}
-            if (await self._api.call("GET", path_of(kind, key.namespace), query=query))["items"]:
-                return False
-        return True
+        jobs, rayjobs, pods = await _all(
+            [
+                self._named(Kind.OPD_JOB, key, key.name),
+                self._list(Kind.RAY_JOB, key, labelSelector=mine, limit="1"),
+                self._list(Kind.POD, key, labelSelector=f"{mine},{LABEL_ROLE} in (head,trainer,engine)", limit="1"),
+            ]
+        )
+        versions = [each["metadata"]["resourceVersion"] for each in jobs]
+        return versions == [resource_version] and not rayjobs and not pods
 
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Bundle by bundle. A refusal ends it, and is remembered for the next plan to tell."""
@@ -101,28 +100,52 @@ class Kube:
             self._cache.reject(key, observed.uid, "")
 
     async def _apply(self, key: JobKey, uid: str, manifest: Manifest) -> None:
+        kind = _kind(manifest)
         try:
-            body = await self._writer.apply(_kind(manifest), manifest)
+            body = await (self._create(key, uid, manifest) if kind in MADE_ONCE else self._writer.apply(kind, manifest))
         except ApiError as error:
             if error.status in REFUSALS:
                 self._cache.reject(key, uid, error.message)
             raise
-        self._cache.take(_kind(manifest), body)
+        self._cache.take(kind, body)
+
+    async def _create(self, key: JobKey, uid: str, manifest: Manifest) -> Body:
+        """One of ours that is there already, and the cache did not know it, is fine."""
+        kind, name = _kind(manifest), manifest["metadata"]["name"]
+        try:
+            return await self._writer.create(kind, manifest)
+        except ApiError as error:
+            found = await self._named(kind, key, name) if error.status == 409 else []
+            if not found:
+                raise
+        self._refuse_stranger(key, uid, kind, found[0])
+        return found[0]
 
     async def _refuse_foreign(self, key: JobKey, uid: str, manifest: Manifest) -> None:
         """Server-side apply would silently take over what another job, or somebody, has under a child's name."""
         kind, name = _kind(manifest), manifest["metadata"]["name"]
         if kind not in OWNED or self._cache.uid_of(kind, key, name) is not None:
             return
-        query = {"fieldSelector": f"metadata.name={name}"}
-        for found in (await self._api.call("GET", path_of(kind, key.namespace), query=query))["items"]:
-            owners = [each for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")]
-            if uid in (each["uid"] for each in owners):
-                continue
-            whose = ", ".join(f"{each['kind']} {each['name']}" for each in owners) or "somebody else"
-            message = f"{kind.kind} {name} belongs to {whose}; rename the job or its teacher, or delete it"
-            self._cache.reject(key, uid, message)
-            raise ApiError(409, message)
+        for found in await self._named(kind, key, name):
+            self._refuse_stranger(key, uid, kind, found)
+
+    def _refuse_stranger(self, key: JobKey, uid: str, kind: Kind, found: Body) -> None:
+        owners = [each for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")]
+        if uid in (each["uid"] for each in owners):
+            return
+        whose = ", ".join(f"{each['kind']} {each['name']}" for each in owners) or "somebody else"
+        name = found["metadata"]["name"]
+        message = f"{kind.kind} {name} belongs to {whose}; rename the job or its teacher, or delete it"
+        self._cache.reject(key, uid, message)
+        raise ApiError(409, message)
+
+    async def _named(self, kind: Kind, key: JobKey, name: str) -> list[Body]:
+        """None or one, as the API server itself has it."""
+        return await self._list(kind, key, fieldSelector=f"metadata.name={name}")
+
+    async def _list(self, kind: Kind, key: JobKey, **query: str) -> list[Body]:
+        items: list[Body] = (await self._api.call("GET", path_of(kind, key.namespace), query=query))["items"]
+        return items
 
     async def delete(self, key: JobKey, refs: Iterable[ObjectRef]) -> None:
         for ref in refs:
@@ -143,8 +166,9 @@ def _goes_alone(manifest: Manifest) -> bool:
     return MANIFEST_DIGEST in manifest["metadata"].get("annotations", ()) or _kind(manifest) is Kind.ROLE
 
 
-async def _all(work: Iterable[Awaitable[None]]) -> None:
+async def _all[T](work: Iterable[Awaitable[T]]) -> list[T]:
     """Side by side; raises the first that failed, once none is under way any more."""
     ended = await asyncio.gather(*work, return_exceptions=True)
     if failed := next((each for each in ended if isinstance(each, BaseException)), None):
         raise failed
+    return cast(list[T], ended)

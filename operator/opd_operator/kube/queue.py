@@ -1,12 +1,14 @@
 """Which jobs to look at, and when: a work queue with one worker at a time for each key. Knows no jobs and no API.
 
 A key that is added while it is worked on is worked on again afterwards; one that waits already is not added twice. Of
-several wanted times the earliest wins. A key whose work failed comes back after 5 ms, then twice as late each time.
+several wanted times the earliest wins, and work that begins does away with all of them. A key whose work failed comes
+back after 5 ms, then twice as late each time. Where more is due than workers can do, the patient wait for the others.
 """
 
 import asyncio
+import heapq
+import itertools
 import logging
-from collections import deque
 from collections.abc import Awaitable, Callable, Hashable
 from datetime import timedelta
 
@@ -25,11 +27,19 @@ class NotNow(Exception):
 
 
 class WorkQueue[Key: Hashable]:
-    """`work` returns when to look again though nothing may have happened, or None."""
+    """`work` returns when to look again though nothing may have happened, or None. `patience`: how many seconds later
+    than a key of none one that is ready at the same moment may have its turn."""
 
-    def __init__(self, work: Callable[[Key], Awaitable[timedelta | None]], workers: int) -> None:
-        self._work, self._workers = work, workers
-        self._ready: deque[Key] = deque()
+    def __init__(
+        self,
+        work: Callable[[Key], Awaitable[timedelta | None]],
+        workers: int,
+        patience: Callable[[Key], float] = lambda _: 0.0,
+    ) -> None:
+        self._work, self._workers, self._patience = work, workers, patience
+        self._ready: list[tuple[float, int, Key]] = []
+        """A heap: by the moment until which a key is patient, then in the order in which they came."""
+        self._count = itertools.count()
         self._since: dict[Key, float] = {}
         """When a key that is wanted (ready, or added again while being worked on) was first wanted."""
         self._working: dict[Key, float] = {}
@@ -47,8 +57,7 @@ class WorkQueue[Key: Hashable]:
             return
         self._since[key] = _now()
         if key not in self._working:
-            self._ready.append(key)
-            self._wake.set()
+            self._make_ready(key)
 
     def add_after(self, key: Key, seconds: float) -> None:
         """Then, unless it is wanted earlier already."""
@@ -74,6 +83,10 @@ class WorkQueue[Key: Hashable]:
             for timer in self._later.values():
                 timer.cancel()
 
+    def _make_ready(self, key: Key) -> None:
+        heapq.heappush(self._ready, (_now() + self._patience(key), next(self._count), key))
+        self._wake.set()
+
     def _due(self, key: Key) -> None:
         del self._later[key]
         self.add(key)
@@ -83,16 +96,17 @@ class WorkQueue[Key: Hashable]:
             while not self._ready:
                 self._wake.clear()
                 await self._wake.wait()
-            key = self._ready.popleft()
+            _, _, key = heapq.heappop(self._ready)
             del self._since[key]
+            if timer := self._later.pop(key, None):
+                timer.cancel()
             self._working[key] = _now()
             try:
                 await self._serve_key(key)
             finally:
                 del self._working[key]
                 if key in self._since:
-                    self._ready.append(key)
-                    self._wake.set()
+                    self._make_ready(key)
 
     async def _serve_key(self, key: Key) -> None:
         try:

@@ -13,6 +13,7 @@ STATUS_MANAGER = "opd-operator-status"
 
 class Verb(StrEnum):
     APPLY = "apply"
+    CREATE = "create"
     APPLY_STATUS = "apply_status"
     DELETE = "delete"
     CREATE_EVENT = "create_event"
@@ -31,6 +32,10 @@ class Writer:
     async def apply(self, kind: Kind, manifest: Manifest) -> Body:
         """Server-side apply of a child; what is ours becomes as the manifest says. Its answer."""
         return await self.write(Verb.APPLY, kind, _key(manifest), manifest)
+
+    async def create(self, kind: Kind, manifest: Manifest) -> Body:
+        """A child that must not be there yet: ApiError 409 otherwise. Its answer."""
+        return await self.write(Verb.CREATE, kind, _key(manifest), manifest)
 
     async def apply_status(self, kind: Kind, manifest: Manifest) -> Body:
         """All of the status: a field that is left out goes. A resourceVersion in it must be the current one."""
@@ -63,6 +68,9 @@ class Writer:
         match verb, kind:
             case Verb.CREATE_EVENT, _:
                 return await self._api.call("POST", f"/api/v1/namespaces/{key.namespace}/events", body=body)
+            case Verb.CREATE, Kind():
+                query = {"fieldManager": MANAGER, "fieldValidation": "Strict"}
+                return await self._api.call("POST", path_of(kind, key.namespace), query=query, body=body)
             case Verb.DELETE, Kind():
                 path = path_of(kind, key.namespace, key.name)
                 return await self._api.call("DELETE", path, body=body, content_type=JSON)

@@ -30,14 +30,15 @@ _QUIET = {Stage.DELETING, Stage.UNREADABLE, Stage.WITHOUT_KUBERAY, Stage.BLOCKED
 
 # ---------------------------------------------------------------- apply
 def to_apply(situation: Situation, course: Course, status: Status) -> tuple[Manifest, ...]:
-    """In order. Nothing while a new attempt is only being written down."""
+    """In order. Of an attempt that is only being written down nothing; before the first one the models are stored."""
     job = situation.job
-    if job is None or course.attempt != situation.attempt:
+    first = course.stage is Stage.RECORDING and situation.attempt is None
+    if job is None or not (first or course.attempt == situation.attempt):
         return ()
     fetching = course.stage is Stage.FETCHING
     models = course.models if course.models.report or fetching else remembered(situation, job)
     manifests: list[Manifest] = []
-    if course.stage in _APPLYING and not situation.strangers:
+    if (first or course.stage in _APPLYING) and not situation.strangers:
         manifests += _foundation(situation, course, models, _request(situation, course, status))
     if course.stage is Stage.FETCHING and models.report is None and _models_job_is_free(situation):
         manifests.append(build.models_job(job, situation.settings))
@@ -78,7 +79,8 @@ def _models_job_is_free(situation: Situation) -> bool:
 
 
 def _teachers(situation: Situation, course: Course, memory: MemoryEstimate) -> Iterator[Manifest]:
-    """What runs is left as it is: an operator's upgrade must not restart a teacher in the middle of an attempt."""
+    """What runs is left as it is: an operator's upgrade must not restart a teacher in the middle of an attempt.
+    A new one comes right after the RayJob: KubeRay has the longer way to go."""
     job = situation.job
     assert job is not None
     starting = course.stage in (Stage.WAITING, Stage.LAUNCHING)
@@ -89,6 +91,8 @@ def _teachers(situation: Situation, course: Course, memory: MemoryEstimate) -> I
     for teacher in served(job):
         found = deployments.get(names.teacher(job.metadata.name, teacher.name))
         if found is not None and (found.deleting or found.owner_uid != situation.observed.uid):
+            continue
+        if found is None and course.stage is Stage.LAUNCHING:
             continue
         if stopped:
             if found is not None and found.replicas != 0:
@@ -138,9 +142,9 @@ def _old_teachers(situation: Situation, course: Course) -> Iterator[ObjectRef]:
 
 
 def _old_models_job(situation: Situation, course: Course) -> Iterator[ObjectRef]:
-    """Its report is stored, its job is over, or it has to run again."""
+    """Its report is stored, its job is over, or it has to run again. A RayJob comes before its end."""
     found, models = situation.observed.models_job, course.models
-    if found is None or found.deleting or found.owner_uid != situation.observed.uid:
+    if found is None or found.deleting or found.owner_uid != situation.observed.uid or course.stage is Stage.LAUNCHING:
         return
     unsaved = models.report is not None and not models.stored
     needed = unsaved or (course.stage is Stage.FETCHING and not models.again)

@@ -20,7 +20,7 @@ class Plan:
     """Attempt that `apply` starts. Nothing is applied unless the API server itself (no cache) shows the OPDJob as
     observed (same resource version, the status write counted), and no RayJob and no Ray pod of the job at all."""
     apply: tuple[Manifest, ...] = ()
-    """Server-side applied, in order; none when `status` changed the attempt."""
+    """Server-side applied, in order; nothing of an attempt that `status` writes down."""
     delete: tuple[ObjectRef, ...] = ()
     """With background propagation; what is gone already is fine."""
     delete_job: bool = False

@@ -20,8 +20,10 @@ _GOOD: dict[ConditionType, str] = {
 _QUIET = {
     Reason.VALID,
     Reason.FETCHING,
+    Reason.FETCHED,
     Reason.TEACHER_STARTING,
     Reason.PROVISIONING,
+    Reason.READY,
     Reason.RELEASED,
     Reason.STARTING,
     Reason.STOPPED,
@@ -29,7 +31,7 @@ _QUIET = {
     Reason.HEALTHY,
     Reason.PREVIOUS_PODS_REMAIN,
 }
-"""Reasons of a state on the way: no news."""
+"""Reasons of a state on the way: no news. Models that are read and pods that are ready are told by Training."""
 
 
 def events_of(before: Status, after: Status) -> tuple[EventNote, ...]:

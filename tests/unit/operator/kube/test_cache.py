@@ -96,6 +96,59 @@ def test_a_change_that_says_nothing_new_wakes_nobody(cache: Cache, changes: list
     assert changes == [KEY, KEY]
 
 
+@pytest.fixture
+def steps() -> list[JobKey]:
+    return []
+
+
+@pytest.fixture
+def patient(changes: list[JobKey], steps: list[JobKey], job_body: Make) -> Cache:
+    """Knows job `demo`, and tells steps on the way apart."""
+    cache = Cache((), changes.append, moved=steps.append)
+    cache.put(Kind.OPD_JOB, job_body(10, status={"phase": "Starting", "attempt": 1}))
+    changes.clear()
+    return cache
+
+
+@pytest.mark.parametrize(
+    ("kind", "role", "want"),
+    [
+        pytest.param(Kind.POD, "trainer", "step", id="a pod"),
+        pytest.param(Kind.POD, "models", "change", id="the models' pod"),
+        pytest.param(Kind.RAY_CLUSTER, "ray", "step", id="a RayCluster"),
+        pytest.param(Kind.RAY_JOB, "ray", "change", id="a RayJob that is new"),
+    ],
+)
+def test_steps_on_the_way_are_told_apart_from_what_a_job_waits_for(
+    patient: Cache, changes: list[JobKey], steps: list[JobKey], child_body: Make, kind: Kind, role: str, want: str
+) -> None:
+    patient.put(kind, child_body("a", 20, role=role))
+    assert (changes, steps) == (([KEY], []) if want == "change" else ([], [KEY]))
+    patient.drop(kind, child_body("a", 21, role=role))
+    assert changes[-1:] == [KEY], "what is gone may be what the next attempt waits for"
+
+
+@pytest.mark.parametrize(
+    ("status", "want"),
+    [
+        pytest.param({"phase": "Starting", "attempt": 1, "message": "soon"}, "step", id="words"),
+        pytest.param({"phase": "Starting", "attempt": 2}, "change", id="an attempt"),
+        pytest.param({"phase": "Failed", "attempt": 1}, "change", id="a phase"),
+    ],
+)
+def test_a_status_that_leads_on_is_told_apart_from_one_that_only_tells(
+    patient: Cache, changes: list[JobKey], steps: list[JobKey], job_body: Make, status: dict[str, Any], want: str
+) -> None:
+    patient.take(Kind.OPD_JOB, job_body(20, status=status))
+    assert (changes, steps) == (([KEY], []) if want == "change" else ([], [KEY]))
+
+
+def test_a_job_is_launched_when_its_status_tells_of_a_rayjob(patient: Cache, job_body: Make) -> None:
+    assert not patient.is_launched(KEY)
+    patient.put(Kind.OPD_JOB, job_body(20, status={"rayJobName": "demo-a1"}))
+    assert patient.is_launched(KEY)
+
+
 def test_kuberay_that_goes_and_comes_is_noticed_by_every_job(
     cache: Cache, changes: list[JobKey], child_body: Make
 ) -> None:

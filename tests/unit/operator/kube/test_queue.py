@@ -138,6 +138,41 @@ def test_of_several_wanted_times_the_earliest_wins(run: Run) -> None:
     assert run(main()) == [10, 3610]
 
 
+def test_the_patient_wait_for_the_others_but_not_for_ever(run: Run) -> None:
+    async def main() -> list[str]:
+        seen: list[str] = []
+
+        async def work(key: str) -> None:
+            seen.append(key)
+            await asyncio.sleep(10)
+            if key.startswith("urgent") and len(seen) < 6:
+                queue.add(f"urgent {len(seen)}")
+
+        queue = WorkQueue(work, 1, lambda key: 15.0 if key == "patient" else 0.0)
+        for key in ("patient", "urgent 0"):
+            queue.add(key)
+        await serve(queue, 100)
+        return seen
+
+    assert run(main())[:4] == ["urgent 0", "urgent 1", "patient", "urgent 2"]
+
+
+def test_work_that_begins_does_away_with_times_that_were_wanted_before(run: Run) -> None:
+    async def main() -> list[float]:
+        begun, starts = now(), []
+
+        async def work(key: str) -> None:
+            starts.append(now() - begun)
+
+        queue = WorkQueue(work, workers=1)
+        queue.add_after("a", 10)
+        queue.add("a")
+        await serve(queue, 60)
+        return starts
+
+    assert run(main()) == [0]
+
+
 def test_the_oldest_key_tells_its_age_while_it_waits_and_while_it_is_worked_on(run: Run) -> None:
     async def main() -> list[float]:
         ages: list[float] = []

@@ -33,7 +33,7 @@ TEACHER = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas":
         pytest.param(make_observed(kuberay=False), ["Warning KubeRayMissing"], id="no KubeRay"),
         pytest.param(
             fetching(pods=(make_models_pod(),), status=make_status(make_condition("ModelsReady", "False", "Fetching"))),
-            ["Normal ModelsReady"],
+            [],
             id="models are known",
         ),
         pytest.param(
@@ -43,7 +43,7 @@ TEACHER = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas":
         ),
         pytest.param(
             settled(make_running(status=attempt_status(), mailbox=make_mailbox(make_progress(teachers=(TEACHER,))))),
-            ["Normal TeacherReady", "Normal ClusterReady", "Normal Training"],
+            ["Normal TeacherReady", "Normal Training"],
             id="training begins",
         ),
         pytest.param(
@@ -94,7 +94,7 @@ TEACHER = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas":
     ],
 )
 def test_event(observed, want):
-    known = {"TeacherReady", "ClusterReady", "Degraded", "Training"}
+    known = {"TeacherReady", "Degraded", "Training"}
     decision = decide(observed)
     news = [f"{event.type} {event.reason}" for event in decision.events]
     assert [each for each in news if each in want or each.split()[1] not in known] == want

@@ -44,7 +44,6 @@ FOUNDATION = [
 TEACHER = [
     "Secret job-teacher",
     "Service job-teacher",
-    "PodDisruptionBudget job-teacher",
     "NetworkPolicy job-teacher",
     "Deployment job-teacher",
 ]
@@ -95,9 +94,9 @@ def without_teacher(**fields) -> Observed:
         pytest.param(
             fetching(pods=(make_models_pod(),)),
             "Starting",
+            ["ConfigMap job-config"],
             [],
-            [],
-            id="with the models known the first attempt is recorded, and their Job kept",
+            id="with the models known they are stored, the first attempt is recorded, and their Job kept",
         ),
         pytest.param(
             fetching(pods=(make_models_pod(),), status=recorded(1)),
@@ -121,11 +120,22 @@ def without_teacher(**fields) -> Observed:
             id="with models known the first attempt is written down and nothing of it made",
         ),
         pytest.param(
-            settled(make_observed(status=recorded(), config=make_config())),
+            settled(make_observed(status=recorded(), config=make_config(), models_job=make_models_job())),
             "Starting",
-            [*TEACHER, "RayJob job-a1"],
+            ["RayJob job-a1"],
             [],
-            id="a recorded attempt gets teacher and RayJob",
+            id="a recorded attempt gets its RayJob before all else",
+        ),
+        pytest.param(
+            settled(
+                make_observed(
+                    status=recorded(), config=make_config(), models_job=make_models_job(), rayjobs=(make_rayjob(1),)
+                )
+            ),
+            "Starting",
+            TEACHER,
+            ["Job job-models"],
+            id="with its RayJob made an attempt gets its teacher",
         ),
         pytest.param(
             without_teacher(status=recorded()),
@@ -281,6 +291,12 @@ def test_an_attempt_is_written_down_with_its_start():
     assert decision.apply == ()
 
 
+def test_the_launch_of_a_first_attempt_has_nothing_to_add_to_what_was_written_down():
+    observed = settled(make_observed(status=make_status(), config=make_config()))
+    launch = decide(after(observed, decide(observed)))
+    assert (launch.fence, launch.status) == (1, decide(observed).status)
+
+
 def test_a_second_plan_changes_nothing():
     first = make_running()
     observed = after(settled(first), decide(first))
@@ -327,7 +343,13 @@ def test_what_the_api_server_refuses_is_told():
 def test_a_teacher_the_document_no_longer_names_goes():
     renamed = make_job(name="judge")
     observed = settled(
-        make_observed(renamed, status=recorded(2), config=make_config(renamed), deployments=(make_deployment(),))
+        make_observed(
+            renamed,
+            status=recorded(2),
+            config=make_config(renamed),
+            deployments=(make_deployment(),),
+            rayjobs=(make_rayjob(2),),
+        )
     )
     decision = decide(observed)
     assert deleted(decision) == TEACHER_GOES
