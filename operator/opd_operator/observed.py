@@ -22,6 +22,8 @@ class PodFacts:
     """Of teacher pods (label opd.dev/teacher), else ""."""
     created: datetime
     deleting: bool = False
+    deleted: datetime | None = None
+    """Its deletionTimestamp: when the grace it was given ends."""
     phase: str = "Pending"
     """Pending, Running, Succeeded, Failed or Unknown."""
     ready: bool = False

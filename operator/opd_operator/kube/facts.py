@@ -93,6 +93,7 @@ def _pod(body: Body) -> PodFacts:
         teacher=labels.get(names.LABEL_TEACHER, ""),
         created=moment(metadata["creationTimestamp"]),
         deleting="deletionTimestamp" in metadata,
+        deleted=moment(metadata["deletionTimestamp"]) if "deletionTimestamp" in metadata else None,
         phase=status.get("phase", "Pending"),
         ready=conditions.get("Ready", {}).get("status") == "True",
         restarts=own.get("restartCount", 0),

@@ -14,6 +14,7 @@ from .deadlines import farewell
 from .lifecycle import ENDED, Course, Stage
 from .models import Models, remembered
 from .situation import Situation
+from .times import stamp
 
 _APPLYING = {
     Stage.FETCHING,
@@ -66,11 +67,16 @@ def _foundation(situation: Situation, course: Course, models: Models, request: R
 
 
 def _request(situation: Situation, course: Course, status: Status) -> Request | None:
-    """A stop in progress, as the status tells it: whatever a mailbox says, this is what it has to say."""
-    stopping = next((each for each in status.conditions if each.type == "Suspended" and each.status == "Unknown"), None)
-    if stopping is None or course.attempt is None:
+    """A stop in progress, as status and pods tell it: whatever a mailbox says, this is what it has to say."""
+    if course.attempt is None:
         return None
-    return Request(attempt=course.attempt, stop="Suspend", time=stopping.last_transition_time)
+    stopping = next((each for each in status.conditions if each.type == "Suspended" and each.status == "Unknown"), None)
+    if stopping is not None:
+        return Request(attempt=course.attempt, stop="Suspend", time=stopping.last_transition_time)
+    evicted = [pod.deleted for pod in situation.ray_pods if pod.attempt == course.attempt and pod.deleted]
+    if course.stage is not Stage.TRAINING or not evicted:
+        return None
+    return Request(attempt=course.attempt, stop="Evict", time=stamp(min(evicted)))
 
 
 def _models_job_is_free(situation: Situation) -> bool:

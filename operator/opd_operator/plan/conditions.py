@@ -9,6 +9,7 @@ from opd_api.status import Condition
 
 from .advice import advice
 from .children import served
+from .ending import Kind
 from .health import worst
 from .lifecycle import Course, Stage
 from .situation import Situation
@@ -247,7 +248,8 @@ def _training(book: _Book, situation: Situation, course: Course) -> None:
     before = book.known.get(kind)
     if course.lost is not None and stage is Stage.RECORDING:
         retrying = course.lost.reason if course.lost.reason is Reason.PROGRESS_STALE else Reason.RETRYING
-        book.set(kind, "False", retrying, f"Attempt {situation.attempt} was lost: {course.lost.message}.")
+        ended = "has stopped" if course.lost.kind is Kind.STOPPED else "was lost"
+        book.set(kind, "False", retrying, f"Attempt {situation.attempt} {ended}: {course.lost.message}.")
     elif stage is Stage.TRAINING:
         book.set(kind, "True", Reason.RUNNING, "Steps are made.")
     elif stage in (Stage.FINISHED, Stage.RELEASING, Stage.SUSPENDED):

@@ -198,7 +198,8 @@ def _running(situation: Situation) -> Course | None:
     if late := _late(situation):
         return late
     if ending is not None:
-        return _retry(situation, ending)
+        gave_way = ending.kind is Kind.STOPPED and situation.training
+        return _goes_on(situation, ending) if gave_way else _retry(situation, ending)
     if situation.rayjob is not None and situation.rayjob.suspended:
         return _course(situation, Stage.QUEUED)
     return _course(situation, Stage.TRAINING if situation.training else Stage.STARTING)
@@ -216,6 +217,11 @@ def _final(situation: Situation, ending: Ending) -> Course | None:
             return None
         return _attempt(situation, Stage.RECORDING, situation.now)
     return _course(situation, Stage.FINISHED, complete=True)
+
+
+def _goes_on(situation: Situation, ending: Ending) -> Course:
+    """A driver that saved and stopped because a pod of its was evicted. Nothing failed, so it is no retry."""
+    return _attempt(situation, Stage.RECORDING, situation.now, lost=ending)
 
 
 def _retry(situation: Situation, ending: Ending) -> Course:

@@ -217,3 +217,14 @@ def test_completion_is_written_and_the_export_is_named():
     assert decision.status.message == "All steps are done; the student is at pvc://checkpoints/job/export."
     assert decision.status.completion_time == "2026-11-25T20:10:00Z"
     assert decision.status.columns.step == "300/300"
+
+
+def test_a_driver_that_gave_way_goes_on_at_once_and_that_is_no_retry():
+    status = decide(settled(make_running(mailbox=reported("Stopped", message="SIGTERM")))).status
+    assert (status.attempt, status.retries, status.attempt_start_time) == (2, None, "2026-11-25T20:10:00Z")
+    assert "Attempt 1 has stopped: SIGTERM." in status.message
+
+
+def test_a_driver_that_stops_before_it_trains_is_retried():
+    observed = make_running(status=attempt_status(), mailbox=reported("Stopped"))
+    assert decide(settled(observed)).status.retries == 1

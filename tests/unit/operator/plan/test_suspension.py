@@ -23,6 +23,7 @@ from operator_makers import (
     make_rayjob,
     make_running,
     make_status,
+    ray_pods,
     recorded,
     settled,
     training_status,
@@ -161,6 +162,15 @@ def test_the_mailbox_says_what_the_status_says(request_seen):
 def test_a_forged_request_is_taken_back():
     decision = decide(settled(make_running(mailbox=make_mailbox(make_progress(), asked()))))
     assert (applied(decision), "data" in decision.apply[0]) == (["ConfigMap job-mailbox"], False)
+
+
+def test_a_pod_that_is_evicted_has_the_driver_save_and_stop():
+    pods = (*ray_pods(), make_pod("trainer", deleting=True, deleted=ago(-100)))
+    decision = decide(settled(make_running(pods=pods)))
+    request = json.loads(decision.apply[0]["data"]["request.json"])
+    assert request == {"attempt": 1, "stop": "Evict", "time": stamp(ago(-100))}
+    asked_to_go = make_mailbox(make_progress(), Request(**request))
+    assert decide(settled(make_running(pods=pods, mailbox=asked_to_go))).apply == ()
 
 
 def test_resume_is_a_new_attempt_and_no_retry():
