@@ -37,6 +37,11 @@ def trainer_pod(job: ClusterJob) -> None:
     job.kill_pod("trainer")
 
 
+def evicted_trainer(job: ClusterJob) -> None:
+    """As a drained node does it: with the grace that the pod asks for."""
+    job.namespace.kubectl("delete", "pod", job.pod("trainer"), "--wait=false")
+
+
 def head_pod(job: ClusterJob) -> None:
     job.kill_pod("head")
 
@@ -60,7 +65,9 @@ class Finished:
     params=[
         pytest.param(((suspend_and_resume,), 0), id="suspended"),
         pytest.param(
-            ((trainer_pod, head_pod, out_of_memory, suspend_and_resume), 3), id="every fault", marks=pytest.mark.full
+            ((trainer_pod, evicted_trainer, head_pod, out_of_memory, suspend_and_resume), 3),
+            id="every fault",
+            marks=pytest.mark.full,
         ),
     ],
 )
