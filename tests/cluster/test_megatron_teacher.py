@@ -104,6 +104,14 @@ def test_there_was_no_teacher_pod(finished: Finished):
     assert all("teacher" not in sample.ready for sample in finished.witness.samples)
 
 
+def test_how_long_a_start_takes(finished: Finished, record_property: Callable[[str, object], None]):
+    """No limit: the figures go into the report."""
+    start = finished.witness.start()
+    assert list(start)[-1] == "first step"
+    for what, seconds in start.items():
+        record_property(f"apply to {what}, seconds", seconds)
+
+
 def test_nothing_untrue_was_told(finished: Finished):
     assert finished.witness.lies() == []
     assert {"Suspended", "Succeeded"} <= set(finished.witness.phases())

@@ -103,6 +103,14 @@ def test_no_step_is_lost_and_none_comes_twice(finished: Finished):
     assert finished.status["attempt"] == 1
 
 
+def test_how_long_a_start_takes(finished: Finished, record_property: Callable[[str, object], None]):
+    """No limit: the figures go into the report."""
+    start = finished.witness.start()
+    assert list(start)[-1] == "first step"
+    for what, seconds in start.items():
+        record_property(f"apply to {what}, seconds", seconds)
+
+
 def test_nothing_untrue_was_told(finished: Finished):
     assert finished.witness.lies() == []
     assert finished.witness.phases()[-1] == "Succeeded"

@@ -3,7 +3,7 @@
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby, pairwise
@@ -35,6 +35,8 @@ class Sample:
     """Ready pods by role."""
     reported: int | None
     """Step in the mailbox, of an attempt that trains; None when there is none."""
+    driver: bool
+    """Whether this attempt's driver has said anything."""
     pods: int
     """Of Ray and teachers, however they are."""
 
@@ -81,6 +83,23 @@ class Witness:
         """Each once, in the order they were told."""
         return [phase for phase, _ in groupby(sample.phase for sample in self.samples)]
 
+    def start(self) -> dict[str, float]:
+        """Seconds from the first look, right after apply, to each thing that a start consists of."""
+        reached: dict[str, Callable[[Sample], bool]] = {
+            "models read": lambda sample: sample.conditions.get("ModelsReady") == "True",
+            "pods made": lambda sample: sample.pods > 0,
+            "head ready": lambda sample: sample.ready.get("head", 0) > 0,
+            "teacher server ready": lambda sample: sample.ready.get("teacher", 0) > 0,
+            "trainer and engine pods ready": lambda sample: sample.conditions.get("ClusterReady") == "True",
+            "driver reports": lambda sample: sample.driver,
+            "first step": lambda sample: sample.step > 0,
+        }
+        first = {
+            what: next((each.seconds for each in self.samples if holds(each)), None) for what, holds in reached.items()
+        }
+        begin = self.samples[0].seconds
+        return {what: round(moment - begin, 1) for what, moment in first.items() if moment is not None}
+
     def look(self) -> None:
         """One sample; none while the API server cannot be asked."""
         try:
@@ -107,6 +126,7 @@ class Witness:
         for pod in pods:
             role = pod["metadata"]["labels"][names.LABEL_ROLE]
             ready[role] = ready.get(role, 0) + _is_ready(pod)
+        progress = self._progress(core, status)
         return Sample(
             seconds=time.monotonic(),
             phase=status.get("phase", ""),
@@ -114,15 +134,16 @@ class Witness:
             step=int(status.get("progress", {}).get("step", 0)),
             conditions={each["type"]: each["status"] for each in status.get("conditions", ())},
             ready=ready,
-            reported=self._reported(core, status),
+            reported=int(progress["step"]) if progress and progress["phase"] == "Training" else None,
+            driver=bool(progress),
             pods=len(pods),
         )
 
-    def _reported(self, core: str, status: Object) -> int | None:
+    def _progress(self, core: str, status: Object) -> Object:
+        """What the driver of this attempt has said last; empty when it has not."""
         data = self._get(f"{core}/configmaps/{names.mailbox(self.job.name)}").get("data") or {}
-        progress = json.loads(data.get(names.PROGRESS_KEY, "{}"))
-        trains = progress and progress["attempt"] == status.get("attempt") and progress["phase"] == "Training"
-        return int(progress["step"]) if trains else None
+        progress: Object = json.loads(data.get(names.PROGRESS_KEY, "{}"))
+        return progress if progress.get("attempt") == status.get("attempt", 0) else {}
 
 
 @contextmanager
