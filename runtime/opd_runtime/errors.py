@@ -13,7 +13,12 @@ OPDError                    (opd_api.errors)
 └── CheckpointIncomplete    the resume: an older checkpoint is used
 """
 
+import errno
+
 from opd_api.errors import OPDError
+
+NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
+"""Numbers of the system's error when a volume or a quota is full."""
 
 
 class LocatedError(OPDError):

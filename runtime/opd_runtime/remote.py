@@ -4,7 +4,6 @@ UserError: the name, the right to read it, or what lies there; the same again wo
 SourceUnavailable: the network or the other side; later it may work.
 """
 
-import errno
 import os
 import re
 import shutil
@@ -13,12 +12,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from .errors import SourceUnavailable, UserError
+from .errors import NO_SPACE, SourceUnavailable, UserError
 
 if TYPE_CHECKING:
     from .uris import Uri
 
-NO_SPACE = {errno.ENOSPC, errno.EDQUOT}
 DENIED = {401, 403}
 BUCKET_OUT_OF_REACH = re.compile(
     r"NETWORK_CONNECTION|curlCode|SLOW_DOWN|THROTTLING|SERVICE_UNAVAILABLE|INTERNAL_FAILURE|REQUEST_TIMEOUT|"

@@ -16,6 +16,8 @@ from .deadlines import progress_deadline
 from .situation import Situation
 from .times import moment_of
 
+LOG_MARKER = ", last available logs"
+
 
 class Kind(Enum):
     """What it means for the job."""
@@ -83,7 +85,7 @@ def _rayjob_ended(situation: Situation) -> Ending | None:
     rayjob, report = situation.rayjob, situation.report
     if rayjob is None:
         return None
-    said = rayjob.message or rayjob.reason
+    said = _gist(rayjob.message) or rayjob.reason
     if rayjob.deployment_status == "ValidationFailed":
         return Ending(
             kind=Kind.USER_ERROR, message=f"KubeRay refuses RayJob {rayjob.name}: {said or 'no reason given'}"
@@ -102,6 +104,14 @@ def _rayjob_ended(situation: Situation) -> Ending | None:
         what = rayjob.job_status or rayjob.deployment_status
         return Ending(kind=Kind.LOST, message=f"RayJob {rayjob.name} is {what}" + (f": {said}" if said else ""))
     return None
+
+
+def _gist(message: str) -> str:
+    """Ray appends the end of the driver's log. What tells most is the error that it ended with, else its last line."""
+    what, _, log = message.partition(LOG_MARKER)
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    begin = next((i for i in reversed(range(len(lines))) if lines[i].startswith("error:")), len(lines) - 1)
+    return ": ".join([what, *([" ".join(lines[begin:])] if lines else [])])
 
 
 def _head_lost(situation: Situation) -> Ending | None:

@@ -6,8 +6,10 @@ TensorBoard or a plot that fails is said once and then left alone. The mailbox s
 """
 
 import asyncio
+import errno
 import logging
 import math
+import os
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -21,7 +23,8 @@ from opd_api.documents import CheckpointReport, ErrorReport, Progress, RunPhase,
 from opd_api.errors import InvalidJob, OPDError
 from opd_api.spec import OPDJob
 
-from ..errors import LocatedError, UserError
+from ..errors import NO_SPACE, LocatedError, UserError
+from ..uris import uri_of
 from .console import RunConsole, open_console
 from .files import replace_file
 from .jsonl import FILE_NAME as METRICS_FILE
@@ -67,21 +70,29 @@ class Reporter:
         self._silenced: set[str] = set()
 
     def __enter__(self) -> Self:
-        self.run_dir.mkdir(parents=True, exist_ok=True)
-        teacher = self.job.spec.teachers[0]
-        title = f"{self.job.metadata.name} ({teacher.mode} teacher)"
-        self._guard("console", lambda: self._open_console(title))
-        self._progress.update(force=True, time=now())
+        try:
+            self.run_dir.mkdir(parents=True, exist_ok=True)
+            teacher = self.job.spec.teachers[0]
+            title = f"{self.job.metadata.name} ({teacher.mode} teacher)"
+            self._guard("console", lambda: self._open_console(title))
+            self._progress.update(force=True, time=now())
+        except BaseException as error:
+            self.__exit__(type(error), error, error.__traceback__)
+            raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if error is not None:
-            self._guard("progress.json", lambda: self._report_end(error))
+        """Raises UserError instead of whatever a full volume has led to."""
+        said = self._full_volume(error) or error
+        if said is not None:
+            self._guard("progress.json", lambda: self._report_end(said))
         for sink in (self._metrics, self._tensorboard, self._console, self._mailbox):
             if sink is not None:
                 self._guard(type(sink).__name__, sink.close)
+        if said is not None and said is not error:
+            raise said from error
 
     # ------------------------------------------------------------ what a run says
     @property
@@ -186,6 +197,16 @@ class Reporter:
             self._progress.update(force=True, phase="Stopped", time=now(), message="stopped on request")
             return
         self._progress.update(force=True, phase="Failed", time=now(), error=error_report(error))
+
+    def _full_volume(self, error: BaseException | None) -> UserError | None:
+        """torch and Ray wrap the system's error, and not all keep its number."""
+        words, cause = os.strerror(errno.ENOSPC), error
+        while cause is not None and getattr(cause, "errno", None) not in NO_SPACE and words not in str(cause):
+            cause = getattr(cause, "cause", None) or cause.__cause__
+        if cause is None:
+            return None
+        hint = "free some space there or enlarge it; checkpoint.keep says how many checkpoints stay"
+        return UserError(f"is full: {words}", path=uri_of(self.run_dir), hint=hint)
 
     # ------------------------------------------------------------ what may fail silently
     def _open_console(self, title: str) -> None:

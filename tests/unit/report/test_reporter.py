@@ -1,8 +1,10 @@
 """The reporter as the training loop sees it: real files, no terminal."""
 
 import asyncio
+import errno
 import io
 import logging
+from types import SimpleNamespace
 
 import orjson
 import pytest
@@ -11,6 +13,7 @@ from rich.console import Console
 from opd_api.documents import parse_progress
 from opd_api.errors import InvalidJob, Problem
 from opd_runtime.errors import SourceUnavailable, TeacherUnavailable, UserError
+from opd_runtime.report import progress
 from opd_runtime.report.jsonl import read_records
 from opd_runtime.report.reporter import Reporter
 
@@ -213,3 +216,26 @@ def test_megatron_teacher_is_counted_by_trainers(open_reporter):
     with open_reporter(mode="Megatron") as reporter:
         (teacher,) = reporter.progress.teachers
     assert (teacher.mode, teacher.replicas) == ("Megatron", 1)
+
+
+def test_a_full_volume_is_told_as_what_it_is_and_where(open_reporter, written, tmp_path):
+    """However it was wrapped: torch's zip writer keeps the words, Ray keeps the error as its cause."""
+    with pytest.raises(UserError, match=r"run: is full: No space left on device\nhint: free some"), open_reporter():
+        try:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError as error:
+            raise RuntimeError("saving failed") from error
+    assert (written().phase, written().error.actor) == ("Failed", "User")
+    assert written().error.path == (tmp_path / "run").as_uri()
+
+
+def test_a_run_that_cannot_write_its_first_report_tells_the_mailbox(tmp_path, make_job, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    told = []
+    mailbox = SimpleNamespace(put=told.append, close=lambda: None)
+    monkeypatch.setattr(progress, "replace_file", full)
+    with pytest.raises(UserError, match="is full"), Reporter(tmp_path / "run", make_job(), mailbox=mailbox):
+        pytest.fail("it has begun")
+    assert [each.phase for each in told] == ["Starting", "Failed"]

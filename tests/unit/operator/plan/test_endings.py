@@ -27,6 +27,11 @@ from opd_operator.plan.times import stamp
 USER_ERROR = {"actor": "User", "reason": "InvalidData", "path": "spec.data.prompts[0]", "message": "has no records"}
 LOST = {"actor": "Infrastructure", "reason": "TrainerLost", "message": "trainer 1 died"}
 
+RAY_SAYS = """Job entrypoint command failed with exit code 1, last available logs (truncated to 20,000 chars):
+2026-11-26 01:02:42,902 INFO job_manager.py:581 -- Runtime env is setting up.
+error: /x: is gone
+hint: look"""
+
 
 def reported(phase: str, **fields):
     return make_mailbox(make_progress(1, phase, **fields))
@@ -83,6 +88,12 @@ def reported(phase: str, **fields):
             "Retrying",
             "RayJob job-a1 is FAILED: exit code 137",
             id="the RayJob failed and the driver said nothing",
+        ),
+        pytest.param(
+            {"rayjobs": (make_rayjob(job_status="FAILED", message=RAY_SAYS),)},
+            "Retrying",
+            "RayJob job-a1 is FAILED: Job entrypoint command failed with exit code 1: error: /x: is gone hint: look.",
+            id="of Ray's log only the error is told",
         ),
         pytest.param(
             {"rayjobs": (make_rayjob(job_status="STOPPED", deployment_status="Complete"),)},
