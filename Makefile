@@ -47,7 +47,9 @@ test: setup check testbed ## everything CI runs; what is skipped is printed with
 	$(BIN)/python -m pytest -m "not full" tests
 
 test-full: setup check testbed ## every matrix and seed; writes docs/test-report/
+	@$(BIN)/python tests/testbed/programs.py optional
 	$(BIN)/python -m pytest -n 2 tests/unit --test-report docs/test-report/unit.md
+	$(BIN)/python -m pytest tests/cluster --test-report docs/test-report/cluster.md
 	$(BIN)/python -m pytest tests/controlplane --test-report docs/test-report/controlplane.md
 	$(BIN)/python -m pytest tests/runtime tests/gpu --test-report docs/test-report/runtime.md
 
