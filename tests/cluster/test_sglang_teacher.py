@@ -61,11 +61,12 @@ ALL = (engine_process, teacher_pod, operator_pod, kuberay, kubelet, cordon)
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """`status` of the end."""
+    """`status` of the end; `stranger` is what Ray's dashboard answered a submission without the cluster's token."""
 
     job: ClusterJob
     status: dict[str, Any]
     witness: Witness
+    stranger: int
 
 
 @pytest.fixture(
@@ -80,12 +81,13 @@ def finished(request: pytest.FixtureRequest, namespace: Namespace) -> Iterator[F
     job = apply(namespace, JOB_FILE, spec)
     with watched(job, with_teacher_pods=True) as witness:
         job.wait_for_step(1, START_SECONDS)
+        stranger = _submit_without_a_token(job)
         for fault in faults:
             before = job.step()
             fault(job)
             job.wait_for_step(before + STEPS_AFTER, START_SECONDS)
         status = job.wait_for_phase("Succeeded", START_SECONDS)
-    yield Finished(job, status, witness)
+    yield Finished(job, status, witness, stranger)
     namespace.kubectl("delete", "opdjob", job.name)
 
 
@@ -122,11 +124,22 @@ def test_the_exported_student_is_as_good_as_the_status_says(finished: Finished):
     assert math.isclose(measured, finished.status["evaluation"]["passAt1"])
 
 
+def test_ray_takes_no_job_without_the_clusters_token(finished: Finished):
+    assert finished.stranger == 401
+
+
 def test_pods_are_given_back_and_the_teacher_with_them(finished: Finished):
     roles = ("trainer", "engine", "teacher")
     wait_until(
         lambda: not any(finished.job.pods(role) for role in roles), 120, "trainers, engines and teachers are gone"
     )
+
+
+def _submit_without_a_token(job: ClusterJob) -> int:
+    """The status code, by way of the API server."""
+    service = f"http:{job.status()['rayClusterName']}-head-svc:8265"
+    path = f"/api/v1/namespaces/{job.namespace.name}/services/{service}/proxy/api/jobs/"
+    return job.cluster.http.post(path, json={"entrypoint": "true"}).status_code
 
 
 def _teacher(ready: bool) -> Callable[[dict[str, Any]], bool]:

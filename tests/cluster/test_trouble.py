@@ -73,7 +73,7 @@ def test_a_teacher_that_never_gets_ready(apply: Callable[..., ClusterJob]):
     job = apply("never-ready", teacher, runPolicy={"startupDeadlineSeconds": 120})
     job.wait(lambda status: "--no-such-option" in status.get("message", ""), "the server's last words are told")
     status = wait_until(lambda: _failed(job), 240, lambda: f"the deadline: {job.status()}")
-    assert job.condition("Complete")["reason"] == "StartupDeadlineExceeded"
+    assert job.condition("Failed")["reason"] == "StartupDeadlineExceeded"
     assert "startupDeadlineSeconds" in status.get("message", "") and "teacher" in status.get("message", "")
 
 
@@ -83,7 +83,7 @@ def test_a_full_volume(apply: Callable[..., ClusterJob], namespace: Namespace):
     wait_until(lambda: claim_folder(namespace, "small"), 60, "the claim has its volume")
     status = wait_until(lambda: _failed(job), 400, lambda: f"a full volume is told: {job.status()}")
     assert "No space left" in status.get("message", "") and "small" in status.get("message", "")
-    assert job.condition("Complete")["reason"] == "UserError"
+    assert job.condition("Failed")["reason"] == "UserError"
 
 
 def _waiting(job: ClusterJob) -> str:

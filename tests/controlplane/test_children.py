@@ -167,7 +167,7 @@ def test_ray_starts_in_our_container_with_the_clusters_token_and_our_resources(
         variables = {each["name"]: each for each in container["env"]}
         assert variables["RAY_AUTH_MODE"]["value"] == "token"
         assert variables["RAY_AUTH_TOKEN"]["valueFrom"]["secretKeyRef"]["key"] == "auth_token"
-        assert ("--num-cpus=0" in start) == (role == "head")
+        assert "--num-cpus=0" in start and "--include-log-monitor=no" in start
         assert (f"""--resources='{{"opd-{role}": 1}}'""" in start) == (role != "head")
         gpus = container["resources"].get("limits", {}).get("nvidia.com/gpu")
         assert (f"--num-gpus={gpus}" in start) == (gpus is not None)

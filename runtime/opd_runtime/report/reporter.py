@@ -10,6 +10,7 @@ import errno
 import logging
 import math
 import os
+import shutil
 from collections import deque
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -199,11 +200,12 @@ class Reporter:
         self._progress.update(force=True, phase="Failed", time=now(), error=error_report(error))
 
     def _full_volume(self, error: BaseException | None) -> UserError | None:
-        """torch and Ray wrap the system's error, and not all keep its number."""
-        words, cause = os.strerror(errno.ENOSPC), error
-        while cause is not None and getattr(cause, "errno", None) not in NO_SPACE and words not in str(cause):
-            cause = getattr(cause, "cause", None) or cause.__cause__
-        if cause is None:
+        """torch and Ray wrap the system's error, and keep its number, its words or nothing of it."""
+        words = os.strerror(errno.ENOSPC)
+        if error is None or isinstance(error, UserError | InvalidJob):
+            return None
+        known = getattr(error, "errno", None) in NO_SPACE or words in str(error)
+        if not known and (not self.run_dir.is_dir() or shutil.disk_usage(self.run_dir).free):
             return None
         hint = "free some space there or enlarge it; checkpoint.keep says how many checkpoints stay"
         return UserError(f"is full: {words}", path=uri_of(self.run_dir), hint=hint)

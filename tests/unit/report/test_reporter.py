@@ -4,6 +4,7 @@ import asyncio
 import errno
 import io
 import logging
+import shutil
 from types import SimpleNamespace
 
 import orjson
@@ -218,13 +219,22 @@ def test_megatron_teacher_is_counted_by_trainers(open_reporter):
     assert (teacher.mode, teacher.replicas) == ("Megatron", 1)
 
 
-def test_a_full_volume_is_told_as_what_it_is_and_where(open_reporter, written, tmp_path):
-    """However it was wrapped: torch's zip writer keeps the words, Ray keeps the error as its cause."""
+@pytest.mark.parametrize(
+    ("error", "free_bytes"),
+    [
+        pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), 100, id="a quota"),
+        pytest.param(RuntimeError("Traceback …\nOSError: [Errno 28] No space left on device"), 100, id="told by Ray"),
+        pytest.param(
+            RuntimeError("unexpected pos 64 vs 0"), 0, id="torch keeps nothing of it"
+        ),
+    ],
+)
+def test_a_full_volume_is_told_as_what_it_is_and_where(
+    open_reporter, written, tmp_path, monkeypatch, error, free_bytes
+):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free_bytes))
     with pytest.raises(UserError, match=r"run: is full: No space left on device\nhint: free some"), open_reporter():
-        try:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        except OSError as error:
-            raise RuntimeError("saving failed") from error
+        raise error
     assert (written().phase, written().error.actor) == ("Failed", "User")
     assert written().error.path == (tmp_path / "run").as_uri()
 
