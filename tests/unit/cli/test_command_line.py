@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-VERBS = ("validate", "render", "run", "get", "plot", "eval", "fetch", "convert", "probe", "serve", "train")
+VERBS = ("validate", "render", "run", "get", "plot", "eval", "fetch", "convert", "probe", "serve", "train", "drain")
 
 HELP_OF_ALL = f"""
 import sys

@@ -224,9 +224,7 @@ def test_megatron_teacher_is_counted_by_trainers(open_reporter):
     [
         pytest.param(OSError(errno.EDQUOT, "Disk quota exceeded"), 100, id="a quota"),
         pytest.param(RuntimeError("Traceback …\nOSError: [Errno 28] No space left on device"), 100, id="told by Ray"),
-        pytest.param(
-            RuntimeError("unexpected pos 64 vs 0"), 0, id="torch keeps nothing of it"
-        ),
+        pytest.param(RuntimeError("unexpected pos 64 vs 0"), 0, id="torch keeps nothing of it"),
     ],
 )
 def test_a_full_volume_is_told_as_what_it_is_and_where(
