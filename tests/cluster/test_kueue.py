@@ -66,9 +66,8 @@ def test_a_job_in_a_queue_waits_gives_way_and_gives_back(namespace: Namespace):
 
     step = first.step()
     _stop_queue(namespace, "HoldAndDrain")
-    first.wait_for_phase("Queued")
-    status = first.status()
-    assert (status["attempt"], status.get("retries", 0)) == (2, 0)
+    status = first.wait(lambda status: (status["phase"], status["attempt"]) == ("Queued", 2), "its next attempt queues")
+    assert status.get("retries", 0) == 0
     assert status["checkpoint"]["step"] >= step, "it saved before it went"
     _released(namespace)
 

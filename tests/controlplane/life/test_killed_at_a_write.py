@@ -190,7 +190,7 @@ def test_an_operator_killed_by_the_kernel_again_and_again_leaves_no_trace(lives:
         def kill_when(happened: Callable[[], Any], what: str) -> None:
             until(happened, what, SECONDS)
             operator.kill()
-            operator.start(ready=False)
+            operator.start()
 
         def assassin() -> None:
             kill_when(lambda: job.children("Job", "batch/v1"), "a models Job")
