@@ -198,8 +198,8 @@ def _running(situation: Situation) -> Course | None:
     if late := _late(situation):
         return late
     if ending is not None:
-        gave_way = ending.kind is Kind.STOPPED and situation.training
-        return _goes_on(situation, ending) if gave_way else _retry(situation, ending)
+        saved = situation.report is not None and situation.report.checkpoint is not None
+        return _goes_on(situation, ending) if ending.kind is Kind.STOPPED and saved else _retry(situation, ending)
     if situation.rayjob is not None and situation.rayjob.suspended:
         return _course(situation, Stage.QUEUED)
     return _course(situation, Stage.TRAINING if situation.training else Stage.STARTING)

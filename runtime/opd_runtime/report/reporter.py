@@ -153,7 +153,8 @@ class Reporter:
     def finish(self, summary: Mapping[str, Any], paths: Mapping[str, Path], *, phase: RunPhase = "Succeeded") -> None:
         """The run's end: `summary.json`, the plot, the last words. `paths` says what lies where, beside the plot."""
         replace_file(self.run_dir / "summary.json", orjson.dumps(summary, option=orjson.OPT_INDENT_2))
-        self._progress.update(force=True, phase=phase, time=now())
+        said = "saved and stopped on request" if phase == "Stopped" else ""
+        self._progress.update(force=True, phase=phase, time=now(), message=said)
         plot = self.run_dir / "plots" / "overview.png"
         self._guard("plot", lambda: _plot(self.run_dir, plot))
         found = {"plot": plot, **paths} if plot.exists() else paths

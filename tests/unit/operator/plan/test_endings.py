@@ -10,6 +10,7 @@ from operator_makers import (
     decide,
     deleted,
     make_cluster,
+    make_condition,
     make_job,
     make_mailbox,
     make_pod,
@@ -231,11 +232,20 @@ def test_completion_is_written_and_the_export_is_named():
 
 
 def test_a_driver_that_gave_way_goes_on_at_once_and_that_is_no_retry():
-    status = decide(settled(make_running(mailbox=reported("Stopped", message="SIGTERM")))).status
+    checkpoint = {"step": 47, "uri": "pvc://checkpoints/job"}
+    stopped = reported("Stopped", message="SIGTERM", checkpoint=checkpoint)
+    status = decide(settled(make_running(mailbox=stopped))).status
     assert (status.attempt, status.retries, status.attempt_start_time) == (2, None, "2026-11-25T20:10:00Z")
     assert "Attempt 1 has stopped: SIGTERM." in status.message
 
 
-def test_a_driver_that_stops_before_it_trains_is_retried():
+def test_so_does_one_that_kueue_sent_away_meanwhile():
+    stopped = reported("Stopped", checkpoint={"step": 47, "uri": "pvc://checkpoints/job"})
+    status = attempt_status(1, make_condition("QuotaReserved", "False", "Queued", seconds_ago=5))
+    observed = make_running(status=status, mailbox=stopped, rayjobs=(make_rayjob(suspended=True),))
+    assert (decide(settled(observed)).status.attempt, decide(settled(observed)).status.retries) == (2, None)
+
+
+def test_a_driver_that_stops_before_it_has_saved_is_retried():
     observed = make_running(status=attempt_status(), mailbox=reported("Stopped"))
     assert decide(settled(observed)).status.retries == 1
