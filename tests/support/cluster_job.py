@@ -17,7 +17,7 @@ from opd_api import names
 
 type Object = dict[str, Any]
 
-START_SECONDS = 420.0
+START_SECONDS = 600.0
 """From apply to the first step: two minutes on two idle cores."""
 STEP_SECONDS = 300.0
 
