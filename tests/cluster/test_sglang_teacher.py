@@ -73,7 +73,7 @@ class Finished:
     scope="module",
     params=[
         pytest.param((None, (engine_process,)), id="an engine's process"),
-        pytest.param(({"steps": 400}, ALL), id="every fault", marks=pytest.mark.full),
+        pytest.param(({"steps": 300}, ALL), id="every fault", marks=pytest.mark.full),
     ],
 )
 def finished(request: pytest.FixtureRequest, namespace: Namespace) -> Iterator[Finished]:
