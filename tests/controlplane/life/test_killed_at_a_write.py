@@ -192,13 +192,11 @@ def test_an_operator_killed_by_the_kernel_again_and_again_leaves_no_trace(lives:
             operator.kill()
             operator.start()
 
-        def assassin() -> None:
+        # The life in the other thread: an operator ends with the thread that has started it.
+        with ThreadPoolExecutor(max_workers=1) as other:
+            lived = other.submit(live, job)
             kill_when(lambda: job.children("Job", "batch/v1"), "a models Job")
             kill_when(lambda: job.status().get("attempt") == 2, "attempt 2")
             kill_when(lambda: job.condition("Suspended").get("status") == "Unknown", "a suspension")
-
-        thread = threading.Thread(target=assassin, daemon=True)
-        thread.start()
-        assert live(job) == lives.expected
-        thread.join(30)
+            assert lived.result() == lives.expected
     assert [uids for (where, _), uids in lives.seen.uids.items() if where == namespace and len(uids) > 1] == []
