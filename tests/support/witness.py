@@ -100,6 +100,13 @@ class Witness:
         begin = self.samples[0].seconds
         return {what: round(moment - begin, 1) for what, moment in first.items() if moment is not None}
 
+    def record_start(self, record: Callable[[str, object], None]) -> None:
+        """No limit: the figures go into the report."""
+        start = self.start()
+        assert list(start)[-1] == "first step"
+        for what, seconds in start.items():
+            record(f"apply to {what}, seconds", seconds)
+
     def look(self) -> None:
         """One sample; none while the API server cannot be asked."""
         try:

@@ -33,13 +33,12 @@ _QUIET = {Stage.DELETING, Stage.UNREADABLE, Stage.WITHOUT_KUBERAY, Stage.BLOCKED
 def to_apply(situation: Situation, course: Course, status: Status) -> tuple[Manifest, ...]:
     """In order. Of an attempt that is only being written down nothing; before the first one the models are stored."""
     job = situation.job
-    first = course.stage is Stage.RECORDING and situation.attempt is None
-    if job is None or not (first or course.attempt == situation.attempt):
+    if job is None or not (course.records_first or course.attempt == situation.attempt):
         return ()
     fetching = course.stage is Stage.FETCHING
     models = course.models if course.models.report or fetching else remembered(situation, job)
     manifests: list[Manifest] = []
-    if (first or course.stage in _APPLYING) and not situation.strangers:
+    if (course.records_first or course.stage in _APPLYING) and not situation.strangers:
         manifests += _foundation(situation, course, models, _request(situation, course, status))
     if course.stage is Stage.FETCHING and models.report is None and _models_job_is_free(situation):
         manifests.append(build.models_job(job, situation.settings))

@@ -135,11 +135,6 @@ def _unpulled(book: _Book, kind: ConditionType, said: Verdict | None) -> Verdict
     return Verdict(reason=said.reason, message=before.message) if "Back-off" in said.message else said
 
 
-def _first(situation: Situation, course: Course) -> bool:
-    """The first attempt is written down with what its launch would say: one write instead of two."""
-    return course.stage is Stage.RECORDING and situation.attempt is None
-
-
 # ---------------------------------------------------------------- teachers
 def _teachers(book: _Book, situation: Situation, course: Course) -> None:
     if course.attempt is None or situation.job is None:
@@ -150,7 +145,7 @@ def _teachers(book: _Book, situation: Situation, course: Course) -> None:
     elif course.stage in (Stage.FINISHED, Stage.SUSPENDED):
         if ConditionType.TEACHER_READY in book.known:
             book.set(ConditionType.TEACHER_READY, "False", Reason.RELEASED, "The teacher is not needed now.")
-    elif course.stage in (*_LIVE, Stage.WAITING, Stage.LAUNCHING) or _first(situation, course):
+    elif course.stage in (*_LIVE, Stage.WAITING, Stage.LAUNCHING) or course.records_first:
         state, said = teacher_state(situation, course)
         said = _unpulled(book, ConditionType.TEACHER_READY, said) or said
         book.set(ConditionType.TEACHER_READY, state, said.reason, said.message)
@@ -206,7 +201,7 @@ def _cluster(book: _Book, situation: Situation, course: Course) -> None:
         names = ", ".join(course.remaining[:4]) + (" and more" if len(course.remaining) > 4 else "")
         message = f"Waiting for what is left to end: {names}; a pod whose node is gone has to be deleted by force."
         book.set(kind, "False", Reason.PREVIOUS_PODS_REMAIN, message)
-    elif course.stage in (*_LIVE, Stage.LAUNCHING) or _first(situation, course):
+    elif course.stage in (*_LIVE, Stage.LAUNCHING) or course.records_first:
         state, said = cluster_state(situation, course)
         said = _unpulled(book, kind, said) or said
         book.set(kind, state, said.reason, said.message)

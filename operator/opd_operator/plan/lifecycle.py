@@ -65,6 +65,11 @@ class Course:
     """Pods and RayJobs that must be gone first."""
 
     @property
+    def records_first(self) -> bool:
+        """The first attempt is written down with what its launch would say: one write instead of two."""
+        return self.stage is Stage.RECORDING and self.attempt == 1
+
+    @property
     def rayjob_expected(self) -> bool:
         return self.stage in (Stage.QUEUED, Stage.STARTING, Stage.TRAINING, Stage.SUSPENDING)
 

@@ -203,7 +203,7 @@ class Reporter:
     def _full_volume(self, error: BaseException | None) -> UserError | None:
         """torch and Ray wrap the system's error, and keep its number, its words or nothing of it."""
         words = os.strerror(errno.ENOSPC)
-        if error is None or isinstance(error, UserError | InvalidJob):
+        if not isinstance(error, Exception) or isinstance(error, OPDError):  # a stop, or a cause known by its name
             return None
         known = getattr(error, "errno", None) in NO_SPACE or words in str(error)
         if not known and (not self.run_dir.is_dir() or shutil.disk_usage(self.run_dir).free):

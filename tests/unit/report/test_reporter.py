@@ -237,6 +237,20 @@ def test_a_full_volume_is_told_as_what_it_is_and_where(
     assert written().error.path == (tmp_path / "run").as_uri()
 
 
+@pytest.mark.parametrize(
+    ("error", "phase"),
+    [
+        pytest.param(asyncio.CancelledError(), "Stopped", id="a stop"),
+        pytest.param(TeacherUnavailable("away"), "Failed", id="a cause that has a name"),
+    ],
+)
+def test_a_full_volume_is_not_blamed_for_what_else_ended_the_run(open_reporter, written, monkeypatch, error, phase):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=0))
+    with pytest.raises(type(error)), open_reporter():
+        raise error
+    assert written().phase == phase
+
+
 def test_a_run_that_cannot_write_its_first_report_tells_the_mailbox(tmp_path, make_job, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
