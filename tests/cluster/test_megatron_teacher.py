@@ -20,7 +20,7 @@ JOB_FILE = EXAMPLES / "arithmetic" / "opdjob-megatron-teacher.yaml"
 CHECKPOINT_STEPS = 20
 STEPS_BEFORE = 25
 """Of an attempt, before it is disturbed: a checkpoint is there."""
-HOG = "echo 1000 > /proc/1/oom_score_adj; head -c 8G /dev/zero | tail"
+HOG = "echo 1000 > /proc/$(pgrep --oldest --full 'ray start')/oom_score_adj; head -c 8G /dev/zero | tail"
 """More than the container may have, and its first process is the one that goes."""
 
 type Fault = Callable[[ClusterJob], None]

@@ -59,7 +59,8 @@ class Image:
     path: Sequence[Path] = ()
     """Folders before the system's on PATH."""
     entrypoint: Sequence[str] = ()
-    command: Sequence[str] = ("/busybox", "sleep", "2147483647")
+    command: Sequence[str] = ("/busybox", "sh", "-c", "while :; do /busybox sleep 3600 & wait; done")
+    """The sandbox's: where containers share their processes it is the first, and collects the dead."""
     user: str = "1000:1000"
 
 

@@ -25,6 +25,9 @@ from .volumes import JOB_FILE
 QUEUE_LABEL = "kueue.x-k8s.io/queue-name"
 GRACE_SECONDS = 120
 """From a pod's deletion to SIGKILL: long enough for a checkpoint."""
+POD = {"terminationGracePeriodSeconds": GRACE_SECONDS, "shareProcessNamespace": True}
+"""KubeRay's init container and a `ray start` that still boots know no SIGTERM: as first processes of a namespace they
+would sit the grace out, and keep their GPUs from the next attempt."""
 DRAIN = {"lifecycle": {"preStop": {"exec": {"command": ["opd", "drain", "--timeout", f"{GRACE_SECONDS - 20}"]}}}}
 """An evicted head asks its driver to save; trainers and engines stay until it has."""
 
@@ -86,7 +89,7 @@ def _head(job: OPDJob, attempt: int) -> PodKind:
         container=DRAIN,
         attempt=attempt,
         api_access=True,
-        spec={"terminationGracePeriodSeconds": GRACE_SECONDS},
+        spec=POD,
     )
 
 
@@ -104,7 +107,7 @@ def _trainer(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstima
         affinity=affinity | (_apart(job) if cuda else {}),
         container=DRAIN,
         attempt=attempt,
-        spec={"terminationGracePeriodSeconds": GRACE_SECONDS},
+        spec=POD,
     )
 
 
@@ -120,7 +123,7 @@ def _engine(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstimat
         affinity=gpu_memory_affinity(settings, server_gpu_bytes(memory.engine)),
         container=DRAIN,
         attempt=attempt,
-        spec={"terminationGracePeriodSeconds": GRACE_SECONDS},
+        spec=POD,
     )
 
 

@@ -1,5 +1,6 @@
 """Values, their schema, the README and the operator's own defaults say the same. Templates are tests/controlplane's."""
 
+import re
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,13 @@ def test_the_chart_has_the_versions_of_what_it_installs(metadata):
     assert f'version = "{metadata["appVersion"]}"' in project
     locked = (ROOT / "requirements" / "requirements.lock").read_text()
     assert f"ray=={Settings().ray_version}\n" in locked
+
+
+@pytest.mark.parametrize("file", ["examples/volumes.yaml", "runtime/Dockerfile", "docs/install.md"])
+def test_where_an_image_is_named_it_is_the_charts(file, metadata):
+    versions = re.findall(r"opd-(?:runtime|operator):([\w.]+)", (ROOT / file).read_text())
+    assert versions
+    assert set(versions) == {metadata["appVersion"]}
 
 
 def test_the_catalogue_entry_names_the_images_and_the_kind(chart, metadata, values):
