@@ -60,11 +60,13 @@ def _kill_head(cluster: Cluster) -> None:
     """Its driver is gone; the RayJob goes on saying Running, and pod or container may come back."""
     for pod in [pod for pod in cluster.pods.values() if pod.role == "head" and pod.phase == "Running"]:
         cluster.drivers.pop(pod.attempt or 0, None)
-        match cluster.rng.choice(("restarted", "failed", "gone")):
+        match cluster.rng.choice(("restarted", "replaced", "failed", "gone")):
             case "restarted":
                 cluster.pods[pod.name] = replace(
                     pod, restarts=pod.restarts + 1, running_since=cluster.now, terminated_reason="OOMKilled"
                 )
+            case "replaced":
+                cluster.pods[pod.name] = replace(pod, created=cluster.now, running_since=cluster.now)
             case "failed":
                 cluster.pods[pod.name] = replace(pod, phase="Failed", ready=False)
             case _:

@@ -48,6 +48,7 @@ def ending_of(situation: Situation) -> Ending | None:
         return None
     judges: tuple[Callable[[Situation], Ending | None], ...] = (
         _driver_said,
+        _preempted,
         _rayjob_vanished,
         _rayjob_ended,
         _head_lost,
@@ -72,6 +73,11 @@ def _driver_said(situation: Situation) -> Ending | None:
     )
     kind = Kind.USER_ERROR if error.actor == "User" else Kind.LOST
     return Ending(kind=kind, message=said or error.reason)
+
+
+def _preempted(situation: Situation) -> Ending | None:
+    """A driver that was not quick enough to say so."""
+    return Ending(kind=Kind.STOPPED, message="its quota was taken away") if situation.preempted else None
 
 
 def _rayjob_vanished(situation: Situation) -> Ending | None:
@@ -119,10 +125,12 @@ def _head_lost(situation: Situation) -> Ending | None:
     if situation.report is None or (situation.rayjob is not None and situation.rayjob.suspended):
         return None
     heads = situation.pods("head")
-    failed = next((pod for pod in heads if pod.phase == "Failed" or _restarted(pod, situation.report)), None)
+    failed = next((pod for pod in heads if pod.phase == "Failed" or _without_driver(pod, situation.report)), None)
     if failed is not None:
         why = f" ({failed.terminated_reason})" if failed.terminated_reason else ""
-        message = f"head pod {failed.name} died{why}, and the driver with it"
+        replaced = failed.phase != "Failed" and failed.restarts == 0
+        what = f"the head pod was replaced by {failed.name}" if replaced else f"head pod {failed.name} died{why}"
+        message = f"{what}, and the driver with it"
         if failed.terminated_reason == "OOMKilled":
             message += "; raise spec.head.resources.limits.memory"
         return Ending(kind=Kind.LOST, reason=Reason.HEAD_LOST, message=message)
@@ -132,10 +140,12 @@ def _head_lost(situation: Situation) -> Ending | None:
     return None
 
 
-def _restarted(pod: PodFacts, report: Progress) -> bool:
-    """Since the driver's last word; a head that was restarted before that is the one it lives on."""
+def _without_driver(pod: PodFacts, report: Progress) -> bool:
+    """Restarted, or made, since the driver's last word: it lived on the one before. KubeRay would submit it anew."""
     told = moment_of(report.time)
-    return pod.restarts > 0 and (pod.running_since is None or told is None or pod.running_since > told)
+    if pod.running_since is None or told is None:
+        return pod.restarts > 0
+    return pod.running_since > told
 
 
 def _silent(situation: Situation) -> Ending | None:

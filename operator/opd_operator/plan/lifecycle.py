@@ -203,8 +203,7 @@ def _running(situation: Situation) -> Course | None:
     if late := _late(situation):
         return late
     if ending is not None:
-        saved = situation.report is not None and situation.report.checkpoint is not None
-        return _goes_on(situation, ending) if ending.kind is Kind.STOPPED and saved else _retry(situation, ending)
+        return _goes_on(situation, ending) if _gave_way(situation, ending) else _retry(situation, ending)
     if situation.rayjob is not None and situation.rayjob.suspended:
         return _course(situation, Stage.QUEUED)
     return _course(situation, Stage.TRAINING if situation.training else Stage.STARTING)
@@ -224,8 +223,15 @@ def _final(situation: Situation, ending: Ending) -> Course | None:
     return _course(situation, Stage.FINISHED, complete=True)
 
 
+def _gave_way(situation: Situation, ending: Ending) -> bool:
+    """Because a pod was evicted, having saved; or because Kueue took its quota, which has its own patience."""
+    saved = situation.report is not None and situation.report.checkpoint is not None
+    queued = situation.preempted or (situation.rayjob is not None and situation.rayjob.suspended)
+    return ending.kind is Kind.STOPPED and (saved or queued)
+
+
 def _goes_on(situation: Situation, ending: Ending) -> Course:
-    """A driver that saved and stopped because a pod of its was evicted. Nothing failed, so it is no retry."""
+    """Nothing failed, so it is no retry."""
     return _attempt(situation, Stage.RECORDING, situation.now, lost=ending)
 
 

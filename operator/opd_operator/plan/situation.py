@@ -159,18 +159,25 @@ class Situation:
         return ""
 
     @property
+    def preempted(self) -> bool:
+        """Whether Kueue took the pods of a driver that had begun; should it give them back, that driver does not go
+        on: an attempt has one."""
+        told = moment_of(self.report.time) if self.report else None
+        if told is None or self.rayjob is None or self.rayjob.deleting:
+            return False
+        gone = not any(pod.attempt == self.attempt for pod in self.ray_pods)
+        return (self.rayjob.suspended and gone) or (self.admitted is not None and told < self.admitted)
+
+    @property
     def _progress(self) -> Progress | None:
         progress = self.mailbox.progress if self.mailbox else None
         return progress if isinstance(progress, Progress) else None
 
     @property
     def _outdated(self) -> bool:
-        """Of an attempt before, or from before Kueue took the pods away."""
+        """Of an attempt before."""
         progress = self._progress
-        if progress is None or progress.attempt != self.attempt:
-            return True
-        time, admitted = moment_of(progress.time), self.admitted
-        return time is None or (admitted is not None and time < admitted)
+        return progress is None or progress.attempt != self.attempt
 
     @property
     def training(self) -> bool:

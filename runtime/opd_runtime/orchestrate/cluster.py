@@ -37,11 +37,12 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 def train_attempt(job: OPDJob, places: Places, *, attempt: int, mailbox: Mailbox) -> bool:
     """True when the job is complete, False after a stop and a save. Raises what ended it, having reported it.
 
-    Goes on from the newest complete checkpoint of this job in the run's folder. An attempt that has ended before, as
-    the mailbox knows it, is not begun again: Ray's jobs are submitted anew when a head comes back without memory.
+    Goes on from the newest complete checkpoint of this job in the run's folder. An attempt that was begun before, as
+    the mailbox knows it, is not begun again: KubeRay submits a job anew when its head comes back without memory, and
+    nobody knows whether the driver of the old head still works.
     """
     started = time.monotonic()
-    if (ended := _ended_before(mailbox, attempt)) is not None:
+    if (ended := _begun_before(mailbox, attempt)) is not None:
         return ended
     with held(places.run_dir), Reporter(places.run_dir, job, attempt=attempt, mailbox=mailbox) as reporter:
         if mailbox.stop_requested.is_set():
@@ -54,15 +55,17 @@ def train_attempt(job: OPDJob, places: Places, *, attempt: int, mailbox: Mailbox
             return asyncio.run(_attempt(inputs, reporter, mailbox, started))
 
 
-def _ended_before(mailbox: Mailbox, attempt: int) -> bool | None:
-    """How this attempt ended, when it has; its report stays as it is."""
+def _begun_before(mailbox: Mailbox, attempt: int) -> bool | None:
+    """Whether this attempt completed the job, when it has ended well; its report stays as it is."""
     report = mailbox.read().progress
-    if report is not None and report.attempt > attempt:
-        raise AttemptLost(f"attempt {report.attempt} of this job has begun; this is attempt {attempt}")
-    if report is None or report.attempt < attempt or report.phase in ("Starting", "Training"):
+    if report is None or report.attempt < attempt:
         return None
+    if report.attempt > attempt:
+        raise AttemptLost(f"attempt {report.attempt} of this job has begun; this is attempt {attempt}")
     if report.phase == "Failed":
         raise AttemptLost(f"attempt {attempt} has failed before: {report.error.message if report.error else ''}")
+    if report.phase not in ("Succeeded", "Stopped"):
+        raise AttemptLost(f"attempt {attempt} was begun by another driver, at step {report.step}")
     return report.phase == "Succeeded"
 
 

@@ -160,6 +160,7 @@ def test_an_attempt_that_has_ended_is_not_begun_again(mailbox, api, places, phas
             "attempt 2 has failed before: no such file",
             id="it has failed",
         ),
+        pytest.param(report(2, "Training"), "attempt 2 was begun by another driver, at step 3", id="it has begun"),
         pytest.param(report(3, "Starting"), "attempt 3 of this job has begun", id="a later one has begun"),
     ],
 )

@@ -113,6 +113,12 @@ def reported(phase: str, **fields):
             id="the head was restarted while the RayJob says Running",
         ),
         pytest.param(
+            {"pods": (make_pod("head", created=ago(9), running_since=ago(5)),)},
+            "Retrying",
+            "the head pod was replaced by job-head, and the driver with it",
+            id="KubeRay made another head and will submit another driver",
+        ),
+        pytest.param(
             {"pods": (make_pod("head", restarts=1, running_since=ago(300)),)},
             "Training",
             "120 of 300",
@@ -244,6 +250,38 @@ def test_so_does_one_that_kueue_sent_away_meanwhile():
     status = attempt_status(1, make_condition("QuotaReserved", "False", "Queued", seconds_ago=5))
     observed = make_running(status=status, mailbox=stopped, rayjobs=(make_rayjob(suspended=True),))
     assert (decide(settled(observed)).status.attempt, decide(settled(observed)).status.retries) == (2, None)
+
+
+SENT_AWAY = attempt_status(1, make_condition("QuotaReserved", "False", "Queued", seconds_ago=5))
+ADMITTED_AGAIN = attempt_status(1, make_condition("QuotaReserved", reason="Admitted", seconds_ago=60))
+
+
+@pytest.mark.parametrize(
+    ("status", "changes"),
+    [
+        pytest.param(
+            SENT_AWAY,
+            {"mailbox": reported("Stopped"), "rayjobs": (make_rayjob(suspended=True),)},
+            id="before it had anything to save",
+        ),
+        pytest.param(
+            SENT_AWAY,
+            {"mailbox": reported("Training"), "rayjobs": (make_rayjob(suspended=True),), "pods": ()},
+            id="without a last word",
+        ),
+        pytest.param(ADMITTED_AGAIN, {"mailbox": reported("Training", seconds_ago=300)}, id="and let go again"),
+    ],
+)
+def test_a_driver_whose_quota_was_taken_is_followed_by_the_next_one_and_that_is_no_retry(status, changes):
+    decision = decide(settled(make_running(status=status, **changes)))
+    assert (decision.status.attempt, decision.status.retries) == (2, None)
+    assert deleted(decision) == ["RayJob job-a1"]
+
+
+def test_while_its_pods_are_there_a_driver_whose_quota_was_taken_is_heard_out():
+    rayjob = make_rayjob(suspended=True)
+    decision = decide(settled(make_running(status=SENT_AWAY, mailbox=reported("Training"), rayjobs=(rayjob,))))
+    assert (decision.status.phase, decision.status.attempt) == ("Queued", 1)
 
 
 def test_a_driver_that_stops_before_it_has_saved_is_retried():

@@ -141,13 +141,6 @@ def test_the_last_words_of_the_attempt_before_are_no_zombie():
     assert decision.status.progress is None
 
 
-def test_a_report_from_before_a_preemption_does_not_count():
-    admitted = make_condition("QuotaReserved", reason="Admitted", seconds_ago=60)
-    status = training_status(1, admitted, make_condition("Training", "False", "Starting"))
-    decision = decide(settled(make_running(status=status, mailbox=make_mailbox(make_progress(seconds_ago=300)))))
-    assert decision.status.phase == "Starting"
-
-
 def test_a_new_attempt_keeps_the_numbers_until_it_has_its_own():
     before = known_status().status
     status = before.model_copy(update={"attempt": 2, "attempt_start_time": stamp(ago(5)), "ray_job_name": "job-a2"})
