@@ -9,7 +9,7 @@ OPDError                    (opd_api.errors)
 ├── EngineUnavailable       the loop: the engine is restarted with the current weights
 ├── TrainerLost             nobody: the attempt ends, the next one resumes from the newest checkpoint
 ├── AttemptLost             nobody: another driver has this attempt or a later one; this one ends and touches nothing
-├── WeightSyncFailed        the loop: engines restart; twice in a row fails the attempt
+├── WeightSyncFailed        the loop: dead engines restart; three times in a row fails the attempt
 └── CheckpointIncomplete    the resume: an older checkpoint is used
 """
 

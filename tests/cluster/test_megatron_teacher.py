@@ -82,7 +82,7 @@ def finished(request: pytest.FixtureRequest, namespace: Namespace) -> Finished:
             job.wait(lambda status, old=attempt: status["attempt"] > old, "another attempt", START_SECONDS)
             step = job.wait_for_step(1, START_SECONDS)["progress"]["step"]
         status = job.wait_for_phase("Succeeded", START_SECONDS)
-    assert status.get("retries", 0) == retries
+    assert status.get("retries", 0) == retries, witness.story()
     return Finished(job, status, witness)
 
 

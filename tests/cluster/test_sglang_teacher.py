@@ -102,7 +102,7 @@ def test_the_student_closes_in_on_its_teacher(finished: Finished):
 def test_no_step_is_lost_and_none_comes_twice(finished: Finished):
     steps = [record["step"] for record in finished.job.records()]
     assert steps == list(range(finished.status["progress"]["totalSteps"] + 1))
-    assert finished.status["attempt"] == 1
+    assert finished.status["attempt"] == 1, finished.witness.story()
 
 
 def test_how_long_a_start_takes(finished: Finished, record_property: Callable[[str, object], None]):

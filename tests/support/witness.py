@@ -27,6 +27,7 @@ class Sample:
 
     seconds: float
     phase: str
+    message: str
     attempt: int
     step: int
     conditions: dict[str, str]
@@ -83,6 +84,14 @@ class Witness:
         """Each once, in the order they were told."""
         return [phase for phase, _ in groupby(sample.phase for sample in self.samples)]
 
+    def story(self) -> str:
+        """What was told, at each change of phase or attempt."""
+        begin = self.samples[0].seconds
+        chapters = groupby(self.samples, key=lambda sample: (sample.phase, sample.attempt))
+        first = [(phase, attempt, next(samples)) for (phase, attempt), samples in chapters]
+        lines = [f"{each.seconds - begin:6.1f} s  {phase} {attempt}: {each.message}" for phase, attempt, each in first]
+        return "\n".join(lines)
+
     def start(self) -> dict[str, float]:
         """Seconds from the first look, right after apply, to each thing that a start consists of."""
         reached: dict[str, Callable[[Sample], bool]] = {
@@ -137,6 +146,7 @@ class Witness:
         return Sample(
             seconds=time.monotonic(),
             phase=status.get("phase", ""),
+            message=status.get("message", ""),
             attempt=int(status.get("attempt", 0)),
             step=int(status.get("progress", {}).get("step", 0)),
             conditions={each["type"]: each["status"] for each in status.get("conditions", ())},

@@ -149,8 +149,8 @@ class ServerActor:
         self.server.wait_ready(timeout_seconds)
         return self.server.url, self.server.port
 
-    def alive(self) -> bool:
-        return self.server.alive()
+    def listens(self) -> bool:
+        return self.server.listens()
 
     def stop(self) -> None:
         self.server.stop()

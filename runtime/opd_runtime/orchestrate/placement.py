@@ -23,6 +23,10 @@ ENGINE_RESOURCE = "opd-engine"
 TEACHER_RESOURCE = "opd-teacher"
 PLACEMENT_TIMEOUT_SECONDS = 1800
 """How long to wait for pods of the worker groups to join Ray."""
+SENDS = 3
+"""Of the same weights. The first may meet an engine that dies, the second one whose death shows only then."""
+DYING_SECONDS = 2.0
+"""What a server takes to end after its scheduler."""
 
 
 async def _placed(resource: str, replicas: int, gpus: int) -> PlacementGroup:
@@ -168,8 +172,8 @@ class Servers:
             ) from error
 
     async def dead(self) -> list[int]:
-        """Indices of servers (or keepers) that are gone."""
-        answers = await asyncio.gather(*(actor.alive.remote() for actor in self.actors), return_exceptions=True)
+        """Indices of servers (or keepers) that are gone, or about to be; of those that have been ready."""
+        answers = await asyncio.gather(*(actor.listens.remote() for actor in self.actors), return_exceptions=True)
         return [index for index, answer in enumerate(answers) if answer is not True]
 
     async def stop(self) -> None:
@@ -201,13 +205,20 @@ class Weights:
 
     async def sync(self):
         """All engines get the weights of now; an engine that died meanwhile comes back first."""
-        try:
-            return await self._send(self.engines.urls)
-        except (EngineUnavailable, WeightSyncFailed):
-            await self.trainers.disconnect()
-            for index in await self.engines.dead():
-                await self.engines.restart(index)
-            return await self._send(self.engines.urls)
+        for _ in range(SENDS - 1):
+            try:
+                return await self._send(self.engines.urls)
+            except (EngineUnavailable, WeightSyncFailed):
+                await self.trainers.disconnect()
+                await self._revive()
+        return await self._send(self.engines.urls)
+
+    async def _revive(self) -> None:
+        dead = await self.engines.dead()
+        if not dead:
+            await asyncio.sleep(DYING_SECONDS)
+        for index in dead:
+            await self.engines.restart(index)
 
     async def recover(self, index: int) -> str:
         """Engine `index` comes back with the weights of now; where it answers."""

@@ -178,6 +178,14 @@ class SGLangServer:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
+    def listens(self) -> bool:
+        """Whether its port is open: one that dies closes it some seconds before it has ended."""
+        try:
+            socket.create_connection((self.host, self.port), timeout=5).close()
+        except OSError:
+            return False
+        return self.alive()
+
     def start(self) -> None:
         """Returns at once. What the server prints goes to `log_path`, after what was there."""
         assert not self.alive(), "already started"

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -202,6 +203,17 @@ def started_tree(server: SGLangServer) -> tuple[list[int], Path]:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return [int(words[0]), int(words[1])], Path(words[2])
+
+
+def test_a_server_that_lives_and_whose_port_is_closed_does_not_listen(tmp_path, monkeypatch):
+    server = dead_server(tmp_path, monkeypatch, TREE)
+    server.start()
+    try:
+        assert server.alive() and not server.listens()
+        with socket.create_server((server.host, server.port)):
+            assert server.listens()
+    finally:
+        server.stop()
 
 
 @pytest.mark.parametrize("grace_seconds", [None, 5.0])

@@ -8,7 +8,6 @@ from operator_makers import (
     ago,
     condition,
     decide,
-    make_condition,
     make_config,
     make_deployment,
     make_job,
@@ -19,7 +18,6 @@ from operator_makers import (
     make_running,
     recorded,
     settled,
-    training_status,
 )
 
 from opd_api.documents import DocumentError

@@ -181,7 +181,9 @@ def without_teacher(**fields) -> Observed:
         ),
         pytest.param(settled(make_running()), "Training", [], [], id="a job that trains is left alone"),
         pytest.param(
-            settled(make_running(mailbox=make_mailbox(), rayjobs=(make_rayjob(suspended=True, job_status=""),), pods=())),
+            settled(
+                make_running(mailbox=make_mailbox(), rayjobs=(make_rayjob(suspended=True, job_status=""),), pods=())
+            ),
             "Queued",
             [],
             [],
