@@ -14,7 +14,7 @@ from opd_api.documents import ModelSummary
 
 from .errors import UserError
 from .rollout.tokenizer import eos_ids, load_tokenizer
-from .uris import weight_files
+from .sources import weight_files
 
 DIGEST_BYTES = 4096
 """How much of each tensor enters the digest, at its start and at its end."""

@@ -10,12 +10,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from .errors import NO_SPACE, SourceUnavailable, UserError
-
-if TYPE_CHECKING:
-    from .uris import Uri
+from .uri import Uri
 
 DENIED = {401, 403}
 BUCKET_OUT_OF_REACH = re.compile(
@@ -25,7 +22,7 @@ BUCKET_OUT_OF_REACH = re.compile(
 """What Arrow's words for an S3 error have when nobody has to change anything."""
 
 
-def from_hub(uri: "Uri", cache_dir: Path, patterns: list[str]) -> Path:
+def from_hub(uri: Uri, cache_dir: Path, patterns: list[str]) -> Path:
     """The snapshot's folder; its name is the commit, so another machine can fetch the very same."""
     from huggingface_hub import snapshot_download
 
@@ -36,7 +33,7 @@ def from_hub(uri: "Uri", cache_dir: Path, patterns: list[str]) -> Path:
     return Path(folder)
 
 
-def parameter_count(uri: "Uri") -> int:
+def parameter_count(uri: Uri) -> int:
     """Numbers in the weights of a model of the hub, from their headers there."""
     from huggingface_hub import get_safetensors_metadata
 
@@ -45,7 +42,7 @@ def parameter_count(uri: "Uri") -> int:
 
 
 @contextmanager
-def _hub_errors(uri: "Uri") -> Iterator[None]:
+def _hub_errors(uri: Uri) -> Iterator[None]:
     """What the hub's library raises, as an error that says who can do what."""
     import httpx
     from huggingface_hub import errors
@@ -84,7 +81,7 @@ def _status(error: BaseException | None) -> int:
     return 0
 
 
-def _refuse_full_disk(uri: "Uri", error: Exception) -> None:
+def _refuse_full_disk(uri: Uri, error: Exception) -> None:
     if getattr(error, "errno", None) in NO_SPACE:
         hint = "enlarge the cache: $OPD_CACHE here, modelCache.claimName in a cluster"
         raise UserError(f"{uri.text}: no space left for it", hint=hint) from error
@@ -94,7 +91,7 @@ def _first_line(error: Exception) -> str:
     return str(error).strip().split("\n")[0]
 
 
-def from_s3(uri: "Uri", cache_dir: Path) -> Path:
+def from_s3(uri: Uri, cache_dir: Path) -> Path:
     """Copies the prefix once; a copy that was interrupted leaves only `….part`, which the next try replaces."""
     from pyarrow import fs
 

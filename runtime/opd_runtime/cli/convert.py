@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from ..errors import UserError
-from ..uris import missing_model_files, resolve_checkpoint
+from ..sources import missing_model_files, resolve_checkpoint
 from .models import cache_dir
 from .options import Volumes, volumes_of
 

@@ -16,7 +16,7 @@ from opd_api.names import API_VERSION, KIND
 from opd_api.spec import OPDJob, PromptSource
 
 from ..errors import EngineUnavailable, UserError
-from ..uris import missing_model_files, resolve_model, resolve_prompts
+from ..sources import missing_model_files, resolve_model, resolve_prompts
 from .models import Place, cache_dir, each
 from .options import Sets, Volumes, job_of, load, volumes_of
 

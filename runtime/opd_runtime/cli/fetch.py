@@ -14,7 +14,8 @@ from opd_api.documents import FieldProblem, ModelsReport
 from opd_api.errors import InvalidJob, Problem
 
 from ..errors import UserError
-from ..uris import Scheme, parse_uri, resolve_checkpoint, resolve_model, resolve_prompts
+from ..sources import resolve_checkpoint, resolve_model, resolve_prompts
+from ..uri import Scheme, parse_uri
 from .models import Place, cache_dir, each, places_of, summaries
 from .options import Sets, Volumes, load, volumes_of
 

@@ -10,7 +10,7 @@ from opd_api.errors import InvalidJob, Problem
 from opd_api.spec import OPDJob
 
 from ..errors import LocatedError, SourceUnavailable, UserError
-from ..uris import hub_parameter_count, resolve_checkpoint, resolve_model, resolve_prompts
+from ..sources import hub_parameter_count, resolve_checkpoint, resolve_model, resolve_prompts
 
 type Find = Callable[[str, Mapping[str, Path], Path], Path | str]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..errors import UserError
-from ..uris import resolve_model
+from ..sources import resolve_model
 from .models import cache_dir
 from .options import Sets, Volumes, load, volumes_of
 

@@ -14,7 +14,7 @@ import typer
 from opd_api.spec import OPDJob, Teacher
 
 from ..errors import UserError
-from ..uris import resolve_model
+from ..sources import resolve_model
 from .models import cache_dir
 from .options import Sets, Volumes, load, volumes_of
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from ..batch import Batch
 from ..config import Remote, TrainConfig
 from ..rollout.server import SGLangServer
-from ..uris import fetch_here
+from ..sources import fetch_here
 
 if TYPE_CHECKING:
     from .weight_sync import WeightSender

@@ -21,7 +21,7 @@ from ..rollout.rewards.rewarder import NEEDS_LABEL
 from ..rollout.sample import Prompt
 from ..rollout.tokenizer import PromptTokenizer
 from ..teacher.scorer import TeacherScorer
-from ..uris import uri_of
+from ..uri import uri_of
 from .actors import ServerSpec
 from .evaluate import Evaluator
 from .loop import Run, evaluate_student, train

@@ -9,7 +9,7 @@ from ..config import TrainConfig
 from ..report.metrics import StepRecord, now
 from ..report.reporter import Reporter
 from ..teacher.scorer import TeacherScorer
-from ..uris import uri_of
+from ..uri import uri_of
 from .evaluate import Evaluator
 from .placement import Trainers, Weights
 from .record import RunState, eval_metrics, rollout_metrics, teacher_metrics, time_metrics

@@ -21,7 +21,7 @@ from opd_api.spec import PromptSource as PromptSourceSpec
 from ..config import MegatronTeacher, PromptSource, Remote, SGLangTeacher, TrainConfig, uses_bf16
 from ..errors import SourceUnavailable, UserError
 from ..model_summary import summarize, weights_digest
-from ..uris import is_remote, missing_model_files, pinned, resolve_checkpoint, resolve_model, resolve_prompts
+from ..sources import is_remote, missing_model_files, pinned, resolve_checkpoint, resolve_model, resolve_prompts
 from .machine import Machine, machine_problems
 
 
@@ -31,7 +31,7 @@ class Places:
 
     run_dir: Path
     volumes: Mapping[str, Path]
-    """Claim name -> folder, from `--volume`; others lie where `uris.volumes_dir` says."""
+    """Claim name -> folder, from `--volume`; others lie where `uri.volumes_dir` says."""
     cache_dir: Path
     """Where `hf://` and `s3://` models are fetched to."""
     in_cluster: bool = False

@@ -25,7 +25,7 @@ from opd_api.errors import InvalidJob, OPDError
 from opd_api.spec import OPDJob
 
 from ..errors import NO_SPACE, LocatedError, UserError
-from ..uris import uri_of
+from ..uri import uri_of
 from .console import RunConsole, open_console
 from .files import replace_file
 from .jsonl import FILE_NAME as METRICS_FILE

@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from ..errors import SourceUnavailable, UserError
-from ..uris import parse_uri
+from ..uri import parse_uri
 
 SUFFIXES = (".jsonl", ".parquet")
 

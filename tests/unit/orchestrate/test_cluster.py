@@ -19,7 +19,7 @@ from opd_runtime.orchestrate import cluster
 from opd_runtime.orchestrate.cluster import held, train_attempt
 from opd_runtime.orchestrate.resolve import Places, resolve
 from opd_runtime.report.mailbox import Mailbox
-from opd_runtime.uris import fetch_here
+from opd_runtime.sources import fetch_here
 
 MODELS = Path(__file__).parents[3] / "examples" / "arithmetic" / "models"
 PROMPTS = MODELS.parent / "prompts" / "train.jsonl"

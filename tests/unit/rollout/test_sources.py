@@ -13,17 +13,8 @@ from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from opd_runtime import remote
 from opd_runtime.errors import SourceUnavailable, UserError
-from opd_runtime.uris import (
-    TRACKER_FILE,
-    Scheme,
-    Uri,
-    hub_parameter_count,
-    parse_uri,
-    resolve_checkpoint,
-    resolve_model,
-    resolve_prompts,
-    uri_of,
-)
+from opd_runtime.sources import TRACKER_FILE, hub_parameter_count, resolve_checkpoint, resolve_model, resolve_prompts
+from opd_runtime.uri import Scheme, Uri, parse_uri, uri_of
 
 
 @pytest.mark.parametrize(
