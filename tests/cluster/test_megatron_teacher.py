@@ -20,8 +20,8 @@ JOB_FILE = EXAMPLES / "arithmetic" / "opdjob-megatron-teacher.yaml"
 CHECKPOINT_STEPS = 20
 STEPS_BEFORE = 25
 """Of an attempt, before it is disturbed: a checkpoint is there."""
-HOG = "echo 1000 > /proc/$(pgrep --oldest --full 'ray start')/oom_score_adj; head -c 8G /dev/zero | tail"
-"""More than the container may have, and its first process is the one that goes."""
+HOG = "head -c 5632M /dev/zero >/dev/shm/hog"
+"""Leaves the container less than its trainer has, and belongs to no process: so the trainer is the largest, and goes."""
 
 type Fault = Callable[[ClusterJob], None]
 
@@ -48,7 +48,7 @@ def head_pod(job: ClusterJob) -> None:
 
 def out_of_memory(job: ClusterJob) -> None:
     """The exec ends with the container it is in."""
-    job.execute("trainer", "bash", "-c", f"({HOG}) >/dev/null 2>&1 &")
+    job.execute("trainer", "bash", "-c", f"{HOG} 2>/dev/null &")
 
 
 @dataclass(frozen=True, slots=True)
