@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 WORKERS = 16
 PATIENCE_SECONDS = 20.0
 """How long a job that has its RayJob may wait for those that have none yet when many come at once."""
-SETTLE_SECONDS = 2.0
+SETTLE_SECONDS = 4.0
 """News of pods comes in volleys, and one status tells of them all."""
 UNAVAILABLE_BACKOFF_SECONDS = 5.0
 """An API server that comes back is not kept waiting."""
