@@ -25,9 +25,22 @@ HUB_TEACHER = {"mode": "SGLang", "model": "hf://bench/teacher"}
 HUB = {
     "student": {"model": "hf://bench/student"},
     "data": {"prompts": [{"uri": "hf://datasets/bench/prompts"}]},
-    "checkpoint": {},
+    "checkpoint": {"claimName": "runs"},
 }
-"""No claim: kwok binds none."""
+VOLUME = {
+    "capacity": {"storage": "1Gi"},
+    "accessModes": ["ReadWriteMany"],
+    "hostPath": {"path": "/nowhere"},
+    "storageClassName": "none",
+    "claimRef": {"namespace": NAMESPACE, "name": "runs"},
+}
+CLAIM = {
+    "storageClassName": "none",
+    "accessModes": ["ReadWriteMany"],
+    "resources": {"requests": {"storage": "1Gi"}},
+    "volumeName": "runs",
+}
+"""All jobs' checkpoints are on one."""
 CLIENTS = 8
 """Connections that apply jobs side by side."""
 
@@ -67,6 +80,10 @@ def world() -> Iterator["World"]:
     stage = STAGE.replace("@MESSAGE@", json.dumps(MODELS, separators=(",", ":")))
     with Cluster("kwok", crds=[REPOSITORY / "crds" / "opdjobs.opd.dev.yaml"], stages=[stage]) as cluster:
         cluster.kubectl("create", "namespace", NAMESPACE)
+        for kind, namespace, spec in (("PersistentVolume", "", VOLUME), ("PersistentVolumeClaim", NAMESPACE, CLAIM)):
+            metadata = {"name": "runs", "namespace": namespace}
+            manifest = json.dumps({"apiVersion": "v1", "kind": kind, "metadata": metadata, "spec": spec})
+            cluster.kubectl("apply", "-f", "-", stdin=manifest)
         yield World(cluster)
 
 
