@@ -76,8 +76,12 @@ def _driver_said(situation: Situation) -> Ending | None:
 
 
 def _preempted(situation: Situation) -> Ending | None:
-    """A driver that was not quick enough to say so."""
-    return Ending(kind=Kind.STOPPED, message="its quota was taken away") if situation.preempted else None
+    """Kueue took the pods of a driver that was not quick enough to say so: with the next ones comes another driver."""
+    rayjob = situation.rayjob
+    if situation.report is None or rayjob is None or not rayjob.suspended or rayjob.deleting:
+        return None
+    gone = not any(pod.attempt == situation.attempt for pod in situation.ray_pods)
+    return Ending(kind=Kind.STOPPED, message="its quota was taken away") if gone else None
 
 
 def _rayjob_vanished(situation: Situation) -> Ending | None:

@@ -226,8 +226,8 @@ def _final(situation: Situation, ending: Ending) -> Course | None:
 def _gave_way(situation: Situation, ending: Ending) -> bool:
     """Because a pod was evicted, having saved; or because Kueue took its quota, which has its own patience."""
     saved = situation.report is not None and situation.report.checkpoint is not None
-    queued = situation.preempted or (situation.rayjob is not None and situation.rayjob.suspended)
-    return ending.kind is Kind.STOPPED and (saved or queued)
+    preempted = situation.rayjob is not None and situation.rayjob.suspended
+    return ending.kind is Kind.STOPPED and (saved or preempted)
 
 
 def _goes_on(situation: Situation, ending: Ending) -> Course:

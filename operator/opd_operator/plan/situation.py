@@ -159,16 +159,6 @@ class Situation:
         return ""
 
     @property
-    def preempted(self) -> bool:
-        """Whether Kueue took the pods of a driver that had begun; should it give them back, that driver does not go
-        on: an attempt has one."""
-        told = moment_of(self.report.time) if self.report else None
-        if told is None or self.rayjob is None or self.rayjob.deleting:
-            return False
-        gone = not any(pod.attempt == self.attempt for pod in self.ray_pods)
-        return (self.rayjob.suspended and gone) or (self.admitted is not None and told < self.admitted)
-
-    @property
     def _progress(self) -> Progress | None:
         progress = self.mailbox.progress if self.mailbox else None
         return progress if isinstance(progress, Progress) else None

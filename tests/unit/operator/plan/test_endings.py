@@ -253,27 +253,17 @@ def test_so_does_one_that_kueue_sent_away_meanwhile():
 
 
 SENT_AWAY = attempt_status(1, make_condition("QuotaReserved", "False", "Queued", seconds_ago=5))
-ADMITTED_AGAIN = attempt_status(1, make_condition("QuotaReserved", reason="Admitted", seconds_ago=60))
 
 
 @pytest.mark.parametrize(
-    ("status", "changes"),
+    "changes",
     [
-        pytest.param(
-            SENT_AWAY,
-            {"mailbox": reported("Stopped"), "rayjobs": (make_rayjob(suspended=True),)},
-            id="before it had anything to save",
-        ),
-        pytest.param(
-            SENT_AWAY,
-            {"mailbox": reported("Training"), "rayjobs": (make_rayjob(suspended=True),), "pods": ()},
-            id="without a last word",
-        ),
-        pytest.param(ADMITTED_AGAIN, {"mailbox": reported("Training", seconds_ago=300)}, id="and let go again"),
+        pytest.param({"mailbox": reported("Stopped")}, id="before it had anything to save"),
+        pytest.param({"mailbox": reported("Training"), "pods": ()}, id="without a last word"),
     ],
 )
-def test_a_driver_whose_quota_was_taken_is_followed_by_the_next_one_and_that_is_no_retry(status, changes):
-    decision = decide(settled(make_running(status=status, **changes)))
+def test_a_driver_whose_quota_was_taken_is_followed_by_the_next_one_and_that_is_no_retry(changes):
+    decision = decide(settled(make_running(status=SENT_AWAY, rayjobs=(make_rayjob(suspended=True),), **changes)))
     assert (decision.status.attempt, decision.status.retries) == (2, None)
     assert deleted(decision) == ["RayJob job-a1"]
 
@@ -282,6 +272,14 @@ def test_while_its_pods_are_there_a_driver_whose_quota_was_taken_is_heard_out():
     rayjob = make_rayjob(suspended=True)
     decision = decide(settled(make_running(status=SENT_AWAY, mailbox=reported("Training"), rayjobs=(rayjob,))))
     assert (decision.status.phase, decision.status.attempt) == ("Queued", 1)
+
+
+def test_an_admission_that_is_noticed_late_takes_nothing_from_the_driver():
+    """The operator was away when it came, and the driver has begun meanwhile."""
+    admitted = attempt_status(1, make_condition("QuotaReserved", reason="Admitted", seconds_ago=1))
+    head = make_pod("head", running_since=ago(100))
+    decision = decide(settled(make_running(status=admitted, mailbox=reported("Training"), pods=(head,))))
+    assert (decision.status.phase, decision.status.attempt) == ("Training", 1)
 
 
 def test_a_driver_that_stops_before_it_has_saved_is_retried():
