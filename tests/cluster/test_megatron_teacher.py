@@ -21,7 +21,7 @@ CHECKPOINT_STEPS = 20
 STEPS_BEFORE = 25
 """Of an attempt, before it is disturbed: a checkpoint is there."""
 HOG = "head -c 5632M /dev/zero >/dev/shm/hog"
-"""Leaves the container less than its trainer has, and belongs to no process: so the trainer is the largest, and goes."""
+"""Leaves the container less than its trainer has, and belongs to no process: so the trainer is the largest and goes."""
 
 type Fault = Callable[[ClusterJob], None]
 
