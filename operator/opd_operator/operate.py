@@ -26,8 +26,9 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 WORKERS = 16
-PATIENCE_SECONDS = 20.0
-"""How long a job that has its RayJob may wait for those that have none yet when many come at once."""
+NEW_PATIENCE_SECONDS, LAUNCHED_PATIENCE_SECONDS = 10.0, 20.0
+"""When many come at once: how long a job may wait for those whose attempt is written down and whose RayJob is the next
+thing to make, one without an attempt, and one that has its RayJob."""
 SETTLE_SECONDS = 4.0
 """News of pods comes in volleys, and one status tells of them all."""
 UNAVAILABLE_BACKOFF_SECONDS = 5.0
@@ -138,7 +139,9 @@ class Work:
         return f"{waited} are not listed yet" if waited else ""
 
     def _patience(self, key: JobKey) -> float:
-        return PATIENCE_SECONDS if self._cache.is_launched(key) else 0.0
+        if self._cache.is_launched(key):
+            return LAUNCHED_PATIENCE_SECONDS
+        return 0.0 if self._cache.is_recorded(key) else NEW_PATIENCE_SECONDS
 
     async def _reconcile(self, key: JobKey) -> timedelta | None:
         try:

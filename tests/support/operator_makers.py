@@ -207,13 +207,9 @@ def make_observed(job: OPDJob | None = None, **fields: Any) -> Observed:
 
 
 def fetching(**fields: Any) -> Observed:
-    """The foundation is there, the models are not known."""
-    known: dict[str, Any] = {
-        "status": make_status(),
-        "config": make_config(models=None),
-        "models_job": make_models_job(),
-    }
-    return settled(make_observed(**known | fields))
+    """The models are not known, and nothing else is there."""
+    known: dict[str, Any] = {"status": make_status(), "models_job": make_models_job()}
+    return make_observed(**known | fields)
 
 
 def make_running(job: OPDJob | None = None, **fields: Any) -> Observed:

@@ -14,6 +14,9 @@ FIRST_SERVICE_ADDRESS = "10.96.0.1"
 LOOPBACK = "127.0.0.1"
 OWNERS_ARE_CHECKED = "OwnerReferencesPermissionEnforcement"
 """As on OpenShift."""
+CLIENT_RATE = ("--kube-api-qps", "100", "--kube-api-burst", "200")
+"""KubeRay's own default. With theirs (20 and 50 requests a second) Kubernetes' controllers, and not the API server, would
+set the pace when many jobs come at once."""
 PORTS = range(20000, 32000)
 """Below those the kernel gives to outgoing connections: a server that is started again finds its port free."""
 
@@ -146,10 +149,12 @@ class Components:
             *("--service-account-private-key-file", path("service-accounts.key"), "--root-ca-file", path("ca.crt")),
             "--use-service-account-credentials",
             *("--cluster-signing-cert-file", path("ca.crt"), "--cluster-signing-key-file", path("ca.key")),
+            *CLIENT_RATE,
         ]
 
     def _scheduler(self) -> list[str | Path]:
-        return ["--kubeconfig", self.kubeconfig("kube-scheduler"), "--leader-elect=false", "--secure-port", "0"]
+        kubeconfig = self.kubeconfig("kube-scheduler")
+        return ["--kubeconfig", kubeconfig, "--leader-elect=false", "--secure-port", "0", *CLIENT_RATE]
 
     def _kuberay(self) -> list[str | Path]:
         return [

@@ -11,7 +11,7 @@ from .digest import digest
 
 
 def config(job: OPDJob, models: ModelsReport | None) -> Manifest:
-    """`opdjob.yaml` with every default filled in, and `models.json` once the models Job has told it."""
+    """`opdjob.yaml` with every default filled in, and `models.json`, what the models Job has told (None: forgotten)."""
     data = {names.JOB_KEY: dump_job(_as_run(job))}
     if models is not None:
         data[names.MODELS_KEY] = models.model_dump_json()
@@ -27,6 +27,11 @@ def mailbox(job: OPDJob, request: Request | None) -> Manifest:
     """The operator's part of it: a request left out is a request taken back. `progress.json` is the runtime's own."""
     manifest = child(job, Kind.CONFIG_MAP, names.mailbox(job.metadata.name), "mailbox")
     return manifest if request is None else manifest | {"data": {names.REQUEST_KEY: request.model_dump_json()}}
+
+
+def short_document(job: OPDJob) -> str:
+    """What the user asked for without the defaults, to read as the config's `opdjob.yaml` (JSON is YAML)."""
+    return _as_run(job).model_dump_json(exclude_defaults=True, exclude={"status"})
 
 
 def _as_run(job: OPDJob) -> OPDJob:

@@ -12,9 +12,10 @@ from opd_api.spec import OPDJob, Pods
 
 from ..objects import Manifest
 from ..settings import Settings
+from .configmap import short_document
 from .environment import Env, common, credentials, fetches, hub
 from .merge import merge
-from .volumes import volumes
+from .volumes import JOB_ANNOTATION, volumes
 
 USER_ID = 1000
 """User and group of the runtime image."""
@@ -41,6 +42,8 @@ class PodKind:
     """Of teacher pods."""
     api_access: bool = False
     """Has the account's token."""
+    alone: bool = False
+    """Is made before the rest of the job: has its document as an annotation, and no account of its own."""
     spec: dict[str, Any] = field(default_factory=dict)
     """More of the pod's spec."""
 
@@ -48,7 +51,8 @@ class PodKind:
 def pod_template(job: OPDJob, settings: Settings, kind: PodKind) -> Manifest:
     """A PodTemplateSpec. The labels by which the operator finds its pods stand above the user's template."""
     labels = names.labels(job.metadata.name, kind.role, attempt=kind.attempt, teacher=kind.teacher)
-    ours = {"metadata": {"labels": labels}, "spec": _spec(job, settings, kind)}
+    annotations = {JOB_ANNOTATION: short_document(job)} if kind.alone else {}
+    ours = {"metadata": _filled({"labels": labels, "annotations": annotations}), "spec": _spec(job, settings, kind)}
     merged: Manifest = merge(ours, kind.pods.pod_template)
     metadata = merged["metadata"]
     return merged | {"metadata": metadata | {"labels": metadata.get("labels", {}) | labels}}
@@ -82,7 +86,7 @@ def _problems(path: str, role: str, pods: Pods) -> list[Problem]:
 
 def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
     online = fetches(job, kind.role, kind.uris)
-    found = volumes(job, kind.uris, ray=kind.attempt is not None, fetches=online)
+    found = volumes(job, kind.uris, ray=kind.attempt is not None, fetches=online, alone=kind.alone)
     container = {
         "name": kind.role,
         "image": job.spec.image or settings.runtime_image,
@@ -100,7 +104,7 @@ def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
         },
     }
     spec = {
-        "serviceAccountName": names.service_account(job.metadata.name),
+        "serviceAccountName": "" if kind.alone else names.service_account(job.metadata.name),
         "automountServiceAccountToken": kind.api_access,
         "enableServiceLinks": False,
         "priorityClassName": job.spec.scheduling.priority_class_name,

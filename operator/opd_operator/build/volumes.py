@@ -10,6 +10,14 @@ from .places import claim_of
 
 CONFIG_DIR = "/etc/opd"
 JOB_FILE = f"{CONFIG_DIR}/{names.JOB_KEY}"
+JOB_ANNOTATION = "opd.dev/job"
+_ANNOTATED = {
+    "downwardAPI": {
+        "items": [
+            {"path": names.JOB_KEY, "fieldRef": {"fieldPath": f"metadata.annotations['{JOB_ANNOTATION}']"}},
+        ]
+    }
+}
 VOLUMES_DIR = "/opd/volumes"
 HOME_DIR = "/opd/home"
 CACHE_DIR = "/opd/cache"
@@ -26,8 +34,9 @@ class Volumes:
     mounts: list[dict[str, Any]]
 
 
-def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool) -> Volumes:
-    """A Ray pod writes the run's folder, a pod that fetches the model cache; what else a pod reads is read-only."""
+def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool, alone: bool) -> Volumes:
+    """A Ray pod writes the run's folder, a pod that fetches the model cache; what else a pod reads is read-only.
+    A pod that is `alone` reads the job's document from its own annotation."""
     checkpoints, cache = job.spec.checkpoint.claim_name, job.spec.model_cache.claim_name
     scratch = dict(SCRATCH) if cache else SCRATCH | {"cache": CACHE_DIR}
     if ray and not checkpoints:
@@ -35,8 +44,9 @@ def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool) -> Volume
     writable = {checkpoints} if ray else set()
     writable |= {cache} if fetches else set()
     claims = sorted(({claim_of(uri) for uri in uris} | writable | {cache}) - {""})
+    configured = {"configMap": {"name": names.config(job.metadata.name)}}
     found = [
-        _Volume("config", {"configMap": {"name": names.config(job.metadata.name)}}, CONFIG_DIR, read_only=True),
+        _Volume("config", _ANNOTATED if alone else configured, CONFIG_DIR, read_only=True),
         _Volume("dshm", {"emptyDir": {"medium": "Memory"}}, "/dev/shm"),
         *(_Volume(name, {"emptyDir": {}}, path) for name, path in scratch.items()),
         *(_claim(i, claim, read_only=claim not in writable) for i, claim in enumerate(claims)),

@@ -175,6 +175,11 @@ class Cache:
             pods=_sorted(each for each in facts if isinstance(each, PodFacts)),
         )
 
+    def is_recorded(self, key: JobKey) -> bool:
+        """Whether the job's status tells of an attempt."""
+        record = self._jobs.get(key)
+        return record is not None and record.attempt is not None
+
     def is_launched(self, key: JobKey) -> bool:
         """Whether the job's status tells of a RayJob."""
         record = self._jobs.get(key)

@@ -1,9 +1,9 @@
 """Which children the job's course wants applied and deleted, compared with what is there. Builds none itself."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from opd_api import names
-from opd_api.documents import Request
+from opd_api.documents import ModelsReport, Request
 from opd_api.memory import MemoryEstimate
 from opd_api.spec import OPDJob, Teacher
 from opd_api.status import Status
@@ -12,7 +12,7 @@ from .. import build
 from ..objects import Kind, Manifest, ObjectRef
 from .deadlines import farewell
 from .lifecycle import ENDED, Course, Stage
-from .models import Models, remembered
+from .models import remembered
 from .situation import Situation
 from .times import stamp
 
@@ -31,17 +31,20 @@ _QUIET = {Stage.DELETING, Stage.UNREADABLE, Stage.WITHOUT_KUBERAY, Stage.BLOCKED
 
 # ---------------------------------------------------------------- apply
 def to_apply(situation: Situation, course: Course, status: Status) -> tuple[Manifest, ...]:
-    """In order. Of an attempt that is only being written down nothing; before the first one the models are stored."""
+    """In order: the models Job alone, what the job has as long as it lives, the teachers and the attempt. Of an attempt
+    that is only being written down nothing; with the first one the models are stored."""
     job = situation.job
     if job is None or not (course.records_first or course.attempt == situation.attempt):
         return ()
     fetching = course.stage is Stage.FETCHING
     models = course.models if course.models.report or fetching else remembered(situation, job)
     manifests: list[Manifest] = []
-    if (course.records_first or course.stage in _APPLYING) and not situation.strangers:
-        manifests += _foundation(situation, course, models, _request(situation, course, status))
-    if course.stage is Stage.FETCHING and models.report is None and _models_job_is_free(situation):
+    unread = fetching and models.report is None
+    if unread and _models_job_is_free(situation):
         manifests.append(build.models_job(job, situation.settings))
+    lives = not unread and (course.records_first or course.stage in _APPLYING)
+    if lives and not situation.strangers:
+        manifests += _foundation(situation, course, models.report, _request(situation, course, status))
     if models.estimate is not None:
         manifests += _teachers(situation, course, models.estimate)
         if course.stage is Stage.LAUNCHING:
@@ -49,20 +52,17 @@ def to_apply(situation: Situation, course: Course, status: Status) -> tuple[Mani
     return tuple(manifests)
 
 
-def _foundation(situation: Situation, course: Course, models: Models, request: Request | None) -> Iterator[Manifest]:
-    """All of it when its digest says so; the config alone when only the models have become known."""
+def _foundation(
+    situation: Situation, course: Course, models: ModelsReport | None, request: Request | None
+) -> Sequence[Manifest]:
+    """All of it when its digest says so, else the mailbox when it does not say what it has to."""
     job, settings, attempt = situation.job, situation.settings, course.attempt or 1
     assert job is not None
-    config, mailbox = situation.config, situation.mailbox
-    digest = config.digest if config else ""
-    stop_is_told = mailbox is not None and mailbox.request == request
-    if digest == build.foundation_digest(job, attempt, models.report, settings):
-        if not stop_is_told:
-            yield build.mailbox(job, request)
-        return
-    manifests = build.foundation(job, attempt, models.report, request, settings)
-    only_models = stop_is_told and digest == build.foundation_digest(job, attempt, None, settings)
-    yield from manifests[-1:] if only_models else manifests
+    digest = situation.config.digest if situation.config else ""
+    if digest != build.foundation_digest(job, attempt, models, settings):
+        return build.foundation(job, attempt, models, request, settings)
+    told = situation.mailbox is not None and situation.mailbox.request == request
+    return () if told else (build.mailbox(job, request),)
 
 
 def _request(situation: Situation, course: Course, status: Status) -> Request | None:

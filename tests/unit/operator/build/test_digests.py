@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from child_jobs import REQUEST, JobCase, cases, make_settings
 
+from opd_api.load import load_job
 from opd_api.memory import estimate
 from opd_api.spec import Metadata, OPDJob
 from opd_operator import build
@@ -85,6 +86,13 @@ def test_the_digest_does_not_depend_on_the_order_of_keys(case: JobCase) -> None:
     bare = {key: rayjob[key] for key in reversed(rayjob)}
     bare["metadata"] = {key: value for key, value in rayjob["metadata"].items() if key != "annotations"}
     assert digest(bare) == known
+
+
+def test_the_models_job_has_the_same_job_in_an_annotation_without_the_defaults(case: JobCase) -> None:
+    annotations = build.models_job(case.job, case.settings)["spec"]["template"]["metadata"]["annotations"]
+    *_, config = build.foundation(case.job, 1, case.models, None, case.settings)
+    assert load_job(annotations["opd.dev/job"]) == load_job(config["data"]["opdjob.yaml"])
+    assert "maxTokensPerGPU" not in annotations["opd.dev/job"]
 
 
 def test_the_config_is_the_job_with_every_default_and_nothing_of_the_clusters_bookkeeping(case: JobCase) -> None:

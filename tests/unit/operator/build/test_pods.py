@@ -25,7 +25,7 @@ each_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 
 DNS_LABEL = re.compile("[a-z]([-a-z0-9]*[a-z0-9])?")
 LABEL_VALUE = re.compile("([A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?)?")
-RESTRICTED_VOLUMES = {"configMap", "emptyDir", "persistentVolumeClaim", "secret", "projected"}
+RESTRICTED_VOLUMES = {"configMap", "downwardAPI", "emptyDir", "persistentVolumeClaim", "secret", "projected"}
 
 
 def containers(pod: Manifest) -> list[dict[str, Any]]:

@@ -143,10 +143,13 @@ def test_a_status_that_leads_on_is_told_apart_from_one_that_only_tells(
     assert (changes, steps) == (([KEY], []) if want == "change" else ([], [KEY]))
 
 
-def test_a_job_is_launched_when_its_status_tells_of_a_rayjob(patient: Cache, job_body: Make) -> None:
-    assert not patient.is_launched(KEY)
-    patient.put(Kind.OPD_JOB, job_body(20, status={"rayJobName": "demo-a1"}))
-    assert patient.is_launched(KEY)
+def test_a_status_tells_how_far_the_job_is(patient: Cache, job_body: Make) -> None:
+    patient.put(Kind.OPD_JOB, job_body(19, status={"phase": "Pending"}))
+    assert (patient.is_recorded(KEY), patient.is_launched(KEY)) == (False, False)
+    patient.put(Kind.OPD_JOB, job_body(20, status={"attempt": 1}))
+    assert (patient.is_recorded(KEY), patient.is_launched(KEY)) == (True, False)
+    patient.put(Kind.OPD_JOB, job_body(21, status={"attempt": 1, "rayJobName": "demo-a1"}))
+    assert (patient.is_recorded(KEY), patient.is_launched(KEY)) == (True, True)
 
 
 def test_kuberay_that_goes_and_comes_is_noticed_by_every_job(

@@ -6,13 +6,13 @@ from operator_makers import (
     attempt_status,
     condition,
     decide,
+    fetching,
     make_cluster,
     make_condition,
     make_config,
     make_deployment,
     make_job,
     make_mailbox,
-    make_models_job,
     make_observed,
     make_pod,
     make_progress,
@@ -175,15 +175,7 @@ def test_a_cluster_that_cannot_make_pods_says_why():
 
 
 def test_the_models_job_says_what_keeps_it():
-    observed = settled(
-        make_observed(
-            status=make_status(),
-            config=make_config(models=None),
-            models_job=make_models_job(),
-            pods=(make_pod("models", **PULLING),),
-        )
-    )
-    decision = decide(observed)
+    decision = decide(fetching(pods=(make_pod("models", **PULLING),)))
     assert condition(decision, "ModelsReady").reason == "ImagePullFailed"
     assert decision.status.message.startswith("models pod job-models cannot pull its image: no such image opd:9")
 

@@ -27,7 +27,7 @@ def test_models_of_another_document_are_not_used():
     observed = settled(make_observed(edited, status=make_status(), config=make_config(make_job())))
     decision = decide(observed)
     assert condition(decision, "ModelsReady").reason == "Fetching"
-    assert applied(decision)[-2:] == ["ConfigMap job-config", "Job job-models"], "the old report leaves the config"
+    assert applied(decision) == ["Job job-models"]
     assert decision.status.attempt is None
 
 

@@ -61,9 +61,9 @@ def without_teacher(**fields) -> Observed:
         pytest.param(
             make_observed(),
             "Pending",
-            [*FOUNDATION, "Job job-models"],
+            ["Job job-models"],
             [],
-            id="a new job gets its foundation and a models Job",
+            id="a new job gets a models Job before all else",
         ),
         pytest.param(
             make_observed(make_job({"suspend": True})), "Suspended", [], [], id="a job created suspended makes nothing"
@@ -94,16 +94,9 @@ def without_teacher(**fields) -> Observed:
         pytest.param(
             fetching(pods=(make_models_pod(),)),
             "Starting",
-            ["ConfigMap job-config"],
+            FOUNDATION,
             [],
             id="with the models known they are stored, the first attempt is recorded, and their Job kept",
-        ),
-        pytest.param(
-            fetching(pods=(make_models_pod(),), status=recorded(1)),
-            "Starting",
-            ["ConfigMap job-config"],
-            [],
-            id="only the config is applied when only the models are new",
         ),
         pytest.param(
             fetching(models_job=make_models_job(succeeded=True)),

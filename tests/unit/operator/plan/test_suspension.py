@@ -11,12 +11,12 @@ from operator_makers import (
     condition,
     decide,
     deleted,
+    fetching,
     make_condition,
     make_config,
     make_deployment,
     make_job,
     make_mailbox,
-    make_models_job,
     make_observed,
     make_pod,
     make_progress,
@@ -117,11 +117,7 @@ def test_a_running_job_is_asked_to_stop_and_not_touched():
             id="an attempt that backs off is never made",
         ),
         pytest.param(
-            settled(
-                make_observed(
-                    SUSPEND, status=make_status(), config=make_config(models=None), models_job=make_models_job()
-                )
-            ),
+            fetching(job=SUSPEND),
             "Suspended",
             ["Job job-models"],
             id="a job whose models are read stops reading",
