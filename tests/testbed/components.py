@@ -15,8 +15,8 @@ LOOPBACK = "127.0.0.1"
 OWNERS_ARE_CHECKED = "OwnerReferencesPermissionEnforcement"
 """As on OpenShift."""
 CLIENT_RATE = ("--kube-api-qps", "100", "--kube-api-burst", "200")
-"""KubeRay's own default. With theirs (20 and 50 requests a second) Kubernetes' controllers, and not the API server, would
-set the pace when many jobs come at once."""
+"""KubeRay's own default. With theirs (20 and 50 requests a second) Kubernetes' controllers, and not the API server,
+would set the pace when many jobs come at once."""
 PORTS = range(20000, 32000)
 """Below those the kernel gives to outgoing connections: a server that is started again finds its port free."""
 
