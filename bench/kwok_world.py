@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -41,6 +41,8 @@ CLAIM = {
     "volumeName": "runs",
 }
 """All jobs' checkpoints are on one."""
+OPDJOBS = f"/apis/opd.dev/v1alpha1/namespaces/{NAMESPACE}/opdjobs"
+RAYJOBS = f"/apis/ray.io/v1/namespaces/{NAMESPACE}/rayjobs"
 CLIENTS = 8
 """Connections that apply jobs side by side."""
 
@@ -101,15 +103,27 @@ class World:
 
     def apply(self, count: int) -> None:
         """As fast as the API server takes them."""
+        self._post(OPDJOBS, [small_job(HUB_TEACHER, f"job-{index:04d}", **HUB) for index in range(count)])
 
-        def post(index: int) -> None:
-            document = small_job(HUB_TEACHER, f"job-{index:04d}", **HUB)
-            self.moments["applied"][document["metadata"]["name"]] = time.monotonic()
-            path = f"/apis/opd.dev/v1alpha1/namespaces/{NAMESPACE}/opdjobs"
+    def rayjobs(self) -> list[dict[str, Any]]:
+        """As the operator has made them, to be applied where there is no operator: nobody owns them, and the account
+        that would come with the job is left out."""
+        found = self.cluster.http.get(RAYJOBS).raise_for_status().json()["items"]
+        return [_alone(each) for each in found]
+
+    def apply_rayjobs(self, manifests: Sequence[dict[str, Any]]) -> None:
+        """All at once, as fast as the API server takes them."""
+        self._post(RAYJOBS, manifests)
+
+    def _post(self, path: str, documents: Sequence[dict[str, Any]]) -> None:
+        def post(document: dict[str, Any]) -> None:
+            metadata = document["metadata"]
+            job = metadata.get("labels", {}).get("opd.dev/job", metadata["name"])
+            self.moments["applied"][job] = time.monotonic()
             self.cluster.http.post(path, json=document, timeout=120).raise_for_status()
 
         with ThreadPoolExecutor(CLIENTS) as pool:
-            list(pool.map(post, range(count)))
+            list(pool.map(post, documents))
 
     def wait(self, what: str, count: int, seconds: float) -> None:
         end = time.monotonic() + seconds
@@ -150,6 +164,14 @@ class World:
                     time.sleep(0.5)
 
         threading.Thread(target=forever, daemon=True).start()
+
+
+def _alone(rayjob: Mapping[str, Any]) -> dict[str, Any]:
+    metadata = {key: rayjob["metadata"][key] for key in ("name", "namespace", "labels")}
+    cluster = rayjob["spec"]["rayClusterSpec"]
+    for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+        group["template"]["spec"].pop("serviceAccountName", None)
+    return {"apiVersion": "ray.io/v1", "kind": "RayJob", "metadata": metadata, "spec": rayjob["spec"]}
 
 
 def _job_events(body: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -10,8 +10,9 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from kwok_world import NAMESPACE, World, world
 from operator_process import OperatorProcess
@@ -45,13 +46,14 @@ def measure(size: int) -> list[Row]:
         cluster.apply(size)
         for what in ("told", "RayJob running", "told ready"):
             cluster.wait(what, size, deadline)
-        rows = latencies(size, cluster)
+        parts, rayjobs = latency_parts(size, cluster), cluster.rayjobs()
+        ours, paced = cluster.between("applied", "told"), cluster.between("RayJob made", "RayJob running")
         rest(operator)
         idle = cpu_seconds(operator.pid)
         time.sleep(IDLE_SECONDS)
         idle = (cpu_seconds(operator.pid) - idle) / IDLE_SECONDS * 100
         memory = resident_mib(operator.pid)
-        rows += [
+        rows = [
             goal(f"{size} jobs: resident memory, all at rest", memory["VmRSS"], RSS_GOAL, "MiB"),
             goal(f"{size} jobs: resident memory, highest", memory["VmHWM"], RSS_GOAL, "MiB"),
             goal(f"{size} jobs: CPU over an idle minute", idle, IDLE_GOAL, "% of a core"),
@@ -59,17 +61,36 @@ def measure(size: int) -> list[Row]:
         ]
         if size <= WHOLE_LIVES:
             rows.append(whole_lives(size, cluster, operator))
-    return rows
+    peers = {"one by one, as we make them": paced, "all at once, nothing beside it": kuberay_alone(rayjobs, deadline)}
+    return [*latencies(size, ours, peers), *parts, *rows]
 
 
-def latencies(size: int, cluster: World) -> list[Row]:
-    """Medians and 99th percentiles. The models Job is Kubernetes' and kwok's time within ours."""
+def kuberay_alone(rayjobs: Sequence[dict[str, Any]], deadline: float) -> list[float]:
+    """Seconds from apply to running when KubeRay gets the same RayJobs as we get the OPDJobs, in a fresh cluster."""
+    with world() as cluster:
+        cluster.apply_rayjobs(rayjobs)
+        cluster.wait("RayJob running", len(rayjobs), deadline)
+        return cluster.between("applied", "RayJob running")
+
+
+def latencies(size: int, ours: Sequence[float], peers: Mapping[str, Sequence[float]]) -> list[Row]:
+    """Medians and 99th percentiles."""
+    return [
+        compared(
+            f"{size} jobs: apply to RayJob made and told in status, {name}; KubeRay: RayJob to running, {how}",
+            at(ours, share),
+            at(running, share),
+            unit="s",
+            goal=LATENCY_GOAL,
+        )
+        for how, running in peers.items()
+        for share, name in ((0.5, "median"), (0.99, "p99"))
+    ]
+
+
+def latency_parts(size: int, cluster: World) -> list[Row]:
+    """Where ours goes. The models Job is Kubernetes' and kwok's time within it."""
     rows = []
-    running = cluster.between("RayJob made", "RayJob running")
-    ours = cluster.between("applied", "told")
-    for share, name in ((0.5, "median"), (0.99, "p99")):
-        what = f"{size} jobs: apply to RayJob made and told in status, {name}; KubeRay: RayJob made to running"
-        rows.append(compared(what, at(ours, share), at(running, share), unit="s", goal=LATENCY_GOAL))
     parts = {
         "of this the models Job (Job controller, scheduler, kwok)": ("models Job made", "models Job complete"),
         "apply to models Job made": ("applied", "models Job made"),
