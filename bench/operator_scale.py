@@ -2,7 +2,8 @@
 
     python bench/operator_scale.py [100] [300] [1000]
 
-Real API server, controller-manager and KubeRay; pods are kwok's. The peer is KubeRay on the RayJobs of the same run.
+Real API server, controller-manager and KubeRay; pods are kwok's. The peer is KubeRay on the
+RayJobs of the same run: as the operator makes them, and all at once in a fresh cluster with nothing beside it.
 """
 
 import argparse
