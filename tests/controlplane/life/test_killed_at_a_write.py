@@ -27,6 +27,8 @@ SIDE_BY_SIDE = 10
 SECONDS = 120.0
 SAMPLE = (1, 4, 9, 15, 21, 27)
 """Writes at which CI kills the operator; `make test-full` takes every one."""
+SLACK = 5
+"""So many status writes a life may need fewer than another: news comes together or apart."""
 TIMES = {"lastTransitionTime", "attemptStartTime", "startTime", "completionTime", "lastReportTime"}
 
 
@@ -149,9 +151,10 @@ class Lives:
         heir_thread.start()
         job = PlayedJob(self.api, namespace, small_job())
         ended = live(job)
-        if dies_at:
-            assert operator.died.is_set(), f"there was no write {dies_at}"
+        if operator.died.is_set():
             heir_thread.join(30)
+        else:
+            assert not dies_at or dies_at > self.writes - SLACK, f"there was no write {dies_at}"
         for each in heirs or [operator]:
             each.stop()
         self.cluster.kubectl("delete", "namespace", namespace, "--wait=false")
