@@ -12,6 +12,7 @@ import pytest
 from cluster import Cluster
 from cluster_namespace import Namespace
 from operator_process import OperatorProcess
+from played_job import read_models
 from waiting import wait_until
 
 SECONDS = 30.0
@@ -194,7 +195,8 @@ def test_kuberay_that_goes_is_said_and_waited_for_by_old_operators_and_new(
 def test_drift_of_a_child_is_mended(namespace: Namespace, start: Start) -> None:
     start()
     make_job(namespace)
-    namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+    read_models(namespace.cluster.kubeconfig, namespace.name, "demo")
+    namespace.kubectl("wait", "--for=create", "configmap/demo-config", "--timeout=30s")
     namespace.kubectl("delete", "configmap", "demo-config")
     wait_until(lambda: namespace.kubectl("get", "configmap", "-o", "name").count("demo-config"), SECONDS, "made again")
 

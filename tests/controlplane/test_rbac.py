@@ -20,6 +20,7 @@ from child_jobs import JobCase, cases, documents
 from cluster import Cluster, KubectlFailed
 from helm import CHART, Helm
 from operator_process import OperatorProcess
+from played_job import read_models
 from programs import locate
 from waiting import wait_until
 
@@ -220,7 +221,8 @@ def test_the_operator_works_with_the_rights_it_has_and_asks_for_no_others(releas
     with release.operator(tmp_path / "operator.log") as operator:
         cluster.kubectl("create", "--namespace", UNWATCHED, "-f", "-", stdin=elsewhere)
         cluster.kubectl("create", "--namespace", WATCHED, "-f", "-", stdin=here)
-        for what in ("serviceaccount/asked", "role/asked", "rolebinding/asked", "job/asked-models"):
+        read_models(cluster.kubeconfig, WATCHED, "asked")
+        for what in ("serviceaccount/asked", "role/asked", "rolebinding/asked", "configmap/asked-config"):
             cluster.kubectl("wait", "--for=create", what, "--namespace", WATCHED, "--timeout=30s")
         cluster.kubectl("wait", "--for=condition=Accepted", "opdjob/asked", "--namespace", WATCHED, "--timeout=30s")
         seen = wait_until(lambda: cluster.get("events", "--namespace", WATCHED)["items"], 30, "events of the job")

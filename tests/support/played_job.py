@@ -8,9 +8,10 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
-from kubernetes import client, dynamic
+from kubernetes import client, config, dynamic
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
 
 from opd_api import names
@@ -68,6 +69,12 @@ def until[T](check: Callable[[], T | None], what: str, seconds: float = DEADLINE
             return answer
         assert time.monotonic() < end, f"after {seconds:.0f} s still not: {what}"
         time.sleep(0.1)
+
+
+def read_models(kubeconfig: Path, namespace: str, job: str) -> None:
+    """The models Job of an OPDJob that is there finds what it looks for."""
+    with config.new_client_from_config(str(kubeconfig)) as api:
+        PlayedJob(api, namespace, {"metadata": {"name": job}}).models_pod_says()
 
 
 class PlayedJob:
