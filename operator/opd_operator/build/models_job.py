@@ -23,7 +23,7 @@ def models_job(job: OPDJob, settings: Settings) -> Manifest:
     kind = PodKind(
         role="models",
         uris=all_uris(job),
-        alone=True,
+        made_first=True,
         resources=small(job, Resources(), MODELS_BYTES),
         container={
             "command": command,

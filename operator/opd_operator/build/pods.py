@@ -42,8 +42,8 @@ class PodKind:
     """Of teacher pods."""
     api_access: bool = False
     """Has the account's token."""
-    alone: bool = False
-    """Is made before the rest of the job: has its document as an annotation, and no account of its own."""
+    made_first: bool = False
+    """Before the job's config and account: carries the document as an annotation, runs under the default account."""
     spec: dict[str, Any] = field(default_factory=dict)
     """More of the pod's spec."""
 
@@ -51,7 +51,7 @@ class PodKind:
 def pod_template(job: OPDJob, settings: Settings, kind: PodKind) -> Manifest:
     """A PodTemplateSpec. The labels by which the operator finds its pods stand above the user's template."""
     labels = names.labels(job.metadata.name, kind.role, attempt=kind.attempt, teacher=kind.teacher)
-    annotations = {JOB_ANNOTATION: short_document(job)} if kind.alone else {}
+    annotations = {JOB_ANNOTATION: short_document(job)} if kind.made_first else {}
     ours = {"metadata": _filled({"labels": labels, "annotations": annotations}), "spec": _spec(job, settings, kind)}
     merged: Manifest = merge(ours, kind.pods.pod_template)
     metadata = merged["metadata"]
@@ -86,7 +86,7 @@ def _problems(path: str, role: str, pods: Pods) -> list[Problem]:
 
 def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
     online = fetches(job, kind.role, kind.uris)
-    found = volumes(job, kind.uris, ray=kind.attempt is not None, fetches=online, alone=kind.alone)
+    found = volumes(job, kind.uris, ray=kind.attempt is not None, fetches=online, annotated=kind.made_first)
     container = {
         "name": kind.role,
         "image": job.spec.image or settings.runtime_image,
@@ -104,7 +104,7 @@ def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
         },
     }
     spec = {
-        "serviceAccountName": "" if kind.alone else names.service_account(job.metadata.name),
+        "serviceAccountName": "" if kind.made_first else names.service_account(job.metadata.name),
         "automountServiceAccountToken": kind.api_access,
         "enableServiceLinks": False,
         "priorityClassName": job.spec.scheduling.priority_class_name,

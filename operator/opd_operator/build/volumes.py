@@ -11,13 +11,7 @@ from .places import claim_of
 CONFIG_DIR = "/etc/opd"
 JOB_FILE = f"{CONFIG_DIR}/{names.JOB_KEY}"
 JOB_ANNOTATION = "opd.dev/job"
-_ANNOTATED = {
-    "downwardAPI": {
-        "items": [
-            {"path": names.JOB_KEY, "fieldRef": {"fieldPath": f"metadata.annotations['{JOB_ANNOTATION}']"}},
-        ]
-    }
-}
+"""Of a pod that is made before the job's config."""
 VOLUMES_DIR = "/opd/volumes"
 HOME_DIR = "/opd/home"
 CACHE_DIR = "/opd/cache"
@@ -34,9 +28,9 @@ class Volumes:
     mounts: list[dict[str, Any]]
 
 
-def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool, alone: bool) -> Volumes:
+def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool, annotated: bool) -> Volumes:
     """A Ray pod writes the run's folder, a pod that fetches the model cache; what else a pod reads is read-only.
-    A pod that is `alone` reads the job's document from its own annotation."""
+    An annotated pod reads the job's document from itself."""
     checkpoints, cache = job.spec.checkpoint.claim_name, job.spec.model_cache.claim_name
     scratch = dict(SCRATCH) if cache else SCRATCH | {"cache": CACHE_DIR}
     if ray and not checkpoints:
@@ -44,9 +38,8 @@ def volumes(job: OPDJob, uris: list[str], *, ray: bool, fetches: bool, alone: bo
     writable = {checkpoints} if ray else set()
     writable |= {cache} if fetches else set()
     claims = sorted(({claim_of(uri) for uri in uris} | writable | {cache}) - {""})
-    configured = {"configMap": {"name": names.config(job.metadata.name)}}
     found = [
-        _Volume("config", _ANNOTATED if alone else configured, CONFIG_DIR, read_only=True),
+        _Volume("config", _document(job, annotated=annotated), CONFIG_DIR, read_only=True),
         _Volume("dshm", {"emptyDir": {"medium": "Memory"}}, "/dev/shm"),
         *(_Volume(name, {"emptyDir": {}}, path) for name, path in scratch.items()),
         *(_claim(i, claim, read_only=claim not in writable) for i, claim in enumerate(claims)),
@@ -80,6 +73,13 @@ class _Volume:
     def mount(self) -> dict[str, Any]:
         mount = {"name": self.name, "mountPath": self.path}
         return mount | {"readOnly": True} if self.read_only else mount
+
+
+def _document(job: OPDJob, *, annotated: bool) -> dict[str, Any]:
+    if not annotated:
+        return {"configMap": {"name": names.config(job.metadata.name)}}
+    field = {"fieldPath": f"metadata.annotations['{JOB_ANNOTATION}']"}
+    return {"downwardAPI": {"items": [{"path": names.JOB_KEY, "fieldRef": field}]}}
 
 
 def _claim(index: int, claim: str, *, read_only: bool) -> _Volume:

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Iterable
 from datetime import datetime
 from typing import cast
 
+from opd_api import names
 from opd_api.names import LABEL_JOB, LABEL_ROLE
 from opd_api.status import Status
 
@@ -87,7 +88,7 @@ class Kube:
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Bundle by bundle. A refusal ends it, and is remembered for the next plan to tell."""
         key, manifests, beside = JobKey(observed.namespace, observed.name), list(manifests), list[Manifest]()
-        await _all(self._refuse_foreign(key, observed.uid, manifest) for manifest in manifests)
+        await _all(self._refuse_foreign(key, observed.uid, *needed) for needed in _owned_names(key, manifests))
         for manifest in manifests:
             if not _goes_alone(manifest):
                 beside.append(manifest)
@@ -121,10 +122,9 @@ class Kube:
         self._refuse_stranger(key, uid, kind, found[0])
         return found[0]
 
-    async def _refuse_foreign(self, key: JobKey, uid: str, manifest: Manifest) -> None:
+    async def _refuse_foreign(self, key: JobKey, uid: str, kind: Kind, name: str) -> None:
         """Server-side apply would silently take over what another job, or somebody, has under a child's name."""
-        kind, name = _kind(manifest), manifest["metadata"]["name"]
-        if kind not in OWNED or self._cache.uid_of(kind, key, name) is not None:
+        if self._cache.uid_of(kind, key, name) is not None:
             return
         for found in await self._named(kind, key, name):
             self._refuse_stranger(key, uid, kind, found)
@@ -159,6 +159,14 @@ class Kube:
 
 def _kind(manifest: Manifest) -> Kind:
     return KINDS[manifest["apiVersion"], manifest["kind"]]
+
+
+def _owned_names(key: JobKey, manifests: Iterable[Manifest]) -> set[tuple[Kind, str]]:
+    """With the models Job those that come after it: nobody should wait for models to hear that a name is taken."""
+    needed = {(_kind(each), each["metadata"]["name"]) for each in manifests}
+    if (Kind.JOB, names.models_job(key.name)) in needed:
+        needed |= {(Kind.CONFIG_MAP, names.config(key.name)), (Kind.CONFIG_MAP, names.mailbox(key.name))}
+    return {(kind, name) for kind, name in needed if kind in OWNED}
 
 
 def _goes_alone(manifest: Manifest) -> bool:

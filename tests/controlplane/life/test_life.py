@@ -39,7 +39,7 @@ def fails(job: PlayedJob, attempt: int, actor: str, **error: Any) -> None:
 @pytest.mark.parametrize("teacher", MODES)
 def test_a_job_fails_is_retried_suspended_resumed_and_completes(new_job: NewJob, teacher: dict[str, Any]) -> None:
     job = new_job(teacher, runPolicy={"ttlSecondsAfterFinished": 3})
-    job.wait_condition("ModelsReady", "False")
+    job.wait_condition("ModelsReady", "False", "Unschedulable")  # there is no node
     job.models_pod_says()
     job.wait_condition("ModelsReady")
 
@@ -221,12 +221,12 @@ def test_somebodys_object_under_a_childs_name_is_told_and_never_taken_over(
 ) -> None:
     namespace.kubectl("create", "configmap", "life-config", "--from-literal=mine=yes")
     job = new_job()
-    job.models_pod_says()
     until(lambda: "ConfigMap life-config belongs to somebody else" in job.status().get("message", ""), "its name", 30)
     assert namespace.get("configmap", "life-config")["data"] == {"mine": "yes"}
-    assert not job.rayjobs()
+    assert not job.children("Job", "batch/v1")
     namespace.kubectl("delete", "configmap", "life-config")
-    job.wait_rayjob(1, seconds=90)
+    job.models_pod_says(seconds=90)
+    job.wait_rayjob(1)
 
 
 TROUBLES = {

@@ -88,11 +88,12 @@ def test_the_digest_does_not_depend_on_the_order_of_keys(case: JobCase) -> None:
     assert digest(bare) == known
 
 
+@pytest.mark.parametrize("case", cases().values(), ids=cases().keys())
 def test_the_models_job_has_the_same_job_in_an_annotation_without_the_defaults(case: JobCase) -> None:
     annotations = build.models_job(case.job, case.settings)["spec"]["template"]["metadata"]["annotations"]
     *_, config = build.foundation(case.job, 1, case.models, None, case.settings)
     assert load_job(annotations["opd.dev/job"]) == load_job(config["data"]["opdjob.yaml"])
-    assert "maxTokensPerGPU" not in annotations["opd.dev/job"]
+    assert "maxTokensPerGPU" not in annotations["opd.dev/job"], "a default"
 
 
 def test_the_config_is_the_job_with_every_default_and_nothing_of_the_clusters_bookkeeping(case: JobCase) -> None:
