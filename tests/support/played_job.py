@@ -4,6 +4,7 @@ It speaks to the real API server as they would: pod status, RayJob status, a pat
 is the operator, the Job controller and the garbage collector: those are real.
 """
 
+import contextlib
 import json
 import time
 from collections.abc import Callable, Mapping
@@ -143,6 +144,13 @@ class PlayedJob:
 
     def rayjob_says(self, attempt: int, **status: Any) -> None:
         self._status("RayJob", names.rayjob(self.name, attempt), status, "ray.io/v1")
+
+    def driver_ends(self, attempt: int, *, failed: bool = False) -> None:
+        """KubeRay sees the driver's end, unless the last report already had the operator remove the RayJob."""
+        succeeded = {"jobDeploymentStatus": "Complete", "jobStatus": "SUCCEEDED"}
+        fails = {"jobDeploymentStatus": "Failed", "jobStatus": "FAILED", "reason": "AppFailed"}
+        with contextlib.suppress(NotFoundError):
+            self.rayjob_says(attempt, **(fails if failed else succeeded))
 
     def models_pod_says(
         self, report: Mapping[str, Any] = MODELS, *, exit_code: int = 0, seconds: float = DEADLINE_SECONDS

@@ -80,7 +80,7 @@ def live(job: PlayedJob) -> dict[str, Any]:
     job.edit(suspend=False)
     reach(job, 3, 22)
     job.report(3, "Succeeded", 100)
-    job.rayjob_says(3, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    job.driver_ends(3)
     job.wait_phase("Succeeded", SECONDS)
     until(lambda: left_over(job) == [], f"no child is left: {left_over(job)}", SECONDS)
     return without_times(json.loads(json.dumps(job.status()).replace(job.namespace, "NAMESPACE")))

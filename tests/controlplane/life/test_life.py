@@ -33,7 +33,7 @@ def train(job: PlayedJob, attempt: int, step: int = 0, **fields: Any) -> None:
 def fails(job: PlayedJob, attempt: int, actor: str, **error: Any) -> None:
     error = {"actor": actor, "reason": "TrainerLost", "message": "a trainer process died", **error}
     job.report(attempt, "Failed", 10, error=error)
-    job.rayjob_says(attempt, jobDeploymentStatus="Failed", jobStatus="FAILED", reason="AppFailed")
+    job.driver_ends(attempt, failed=True)
 
 
 @pytest.mark.parametrize("teacher", MODES)
@@ -77,7 +77,7 @@ def test_a_job_fails_is_retried_suspended_resumed_and_completes(new_job: NewJob,
     train(job, 3, 22)
     assert job.status()["retries"] == 1, "a resume is no retry"
     job.report(3, "Succeeded", 100)
-    job.rayjob_says(3, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
+    job.driver_ends(3)
     status = job.wait_condition("Complete") and job.wait_phase("Succeeded")
     assert "completionTime" in status
     job.wait_no_rayjob()
@@ -200,10 +200,11 @@ def test_steps_that_grow_while_it_trains_are_trained(new_job: NewJob) -> None:
     train(job, 1, 99)
     job.edit(steps=200)
     job.report(1, "Succeeded", 100)
-    job.rayjob_says(1, jobDeploymentStatus="Complete", jobStatus="SUCCEEDED")
-    train(job, 2, 101)
-    assert job.status()["columns"]["step"].endswith("/100") is False or job.status()["attempt"] == 2
-    assert job.status().get("retries", 0) == 0
+    job.driver_ends(1)
+    train(job, 2, 101, totalSteps=200)
+    status = job.status()
+    assert status["columns"]["step"] == "101/200"
+    assert status["attempt"] == 2 and status.get("retries", 0) == 0
 
 
 def test_deleting_a_job_in_training_leaves_nothing(new_job: NewJob) -> None:
