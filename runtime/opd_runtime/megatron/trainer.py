@@ -32,7 +32,7 @@ from ..errors import UserError
 from . import checkpoint
 from .batching import MicroBatch, Packer, update_split
 from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards
-from .logprobs import token_logprobs
+from .logprobs import logits_of_rows, token_logprobs
 from .model import build_model, megatron_config, read_hf_config
 from .objective import Advantages, advantages, update_loss
 from .optimizer import set_rates, wrap
@@ -201,23 +201,17 @@ class Trainer:
         return scored_N
 
     def _forward(self, model, micro: MicroBatch) -> Tensor:
-        return self._logits(model, self._tensor(micro.tokens_bs))
+        return self._logits(model, self._tensor(micro.tokens_bs), self._tensor(micro.rows_n))
 
-    def _logits(self, model, tokens_bs: Tensor) -> Tensor:
-        """[b, s, v] in the model's precision: FP32 copies are made in chunks, where log-probs are computed."""
-        positions = torch.arange(tokens_bs.shape[1], device=self.device).expand_as(tokens_bs)
-        return model(tokens_bs, positions, None, **({"fp32_output": False} if self.cfg.bf16 else {}))
+    def _logits(self, model, tokens_bs: Tensor, rows_n: Tensor) -> Tensor:
+        """[n, v] in the model's precision: FP32 copies are made in chunks, where log-probs are computed."""
+        return logits_of_rows(model, tokens_bs, rows_n, **({"fp32_output": False} if self.cfg.bf16 else {}))
 
     def _token_logprobs(
-        self, logits: Tensor, micro: MicroBatch, *, with_entropy: bool = False
+        self, logits_nv: Tensor, micro: MicroBatch, *, with_entropy: bool = False
     ) -> tuple[Tensor, Tensor]:
-        return token_logprobs(
-            logits.view(-1, logits.shape[-1]),
-            self._tensor(micro.rows_n),
-            self._tensor(micro.targets_n),
-            temperature=self.cfg.rollout.temperature,
-            with_entropy=with_entropy,
-        )
+        targets_n = self._tensor(micro.targets_n)
+        return token_logprobs(logits_nv, targets_n, temperature=self.cfg.rollout.temperature, with_entropy=with_entropy)
 
     def _packer(self, batch: Batch) -> Packer:
         return Packer(
@@ -265,8 +259,9 @@ class Trainer:
         ended_b = torch.zeros(len(tokens), dtype=torch.bool, device=self.device)
         for _ in range(max_new_tokens):
             padded = torch.nn.functional.pad(tokens, (0, -tokens.shape[1] % self._length_multiple))
-            logits = self._logits(model, padded)[:, tokens.shape[1] - 1]
-            best_b = tensor_parallel.gather_from_tensor_model_parallel_region(logits).argmax(-1)
+            last_b = torch.arange(len(tokens), device=self.device) * padded.shape[1] + tokens.shape[1] - 1
+            logits_bv = self._logits(model, padded, last_b)
+            best_b = tensor_parallel.gather_from_tensor_model_parallel_region(logits_bv).argmax(-1)
             tokens = torch.cat([tokens, best_b[:, None]], dim=1)
             ended_b |= torch.isin(best_b, ends)
             if ended_b.all():
