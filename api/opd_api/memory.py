@@ -197,7 +197,7 @@ def _trainer(spec: Spec, models: Mapping[str, ModelSummary]) -> TrainerEstimate:
         optimizer_bytes=share * (12 if shape.element == 2 else 8) // shape.data,
         optimizer_on_host=spec.optimizer.offload and shape.cuda,
         activations_bytes=shape.activations(student, tokens, recompute=spec.student.recompute == "Full"),
-        logits_bytes=shape.logits(student, tokens, copies=3),
+        logits_bytes=shape.logits(student, tokens, copies=2),
         teacher=shape.part(models[teacher.name], tokens, visits=offloaded and shape.cuda) if teacher else None,
         reference=shape.part(reference, tokens, visits=shape.cuda) if reference else None,
     )
@@ -241,7 +241,7 @@ class _Shape:
     def part(self, model: ModelSummary, tokens: int, *, visits: bool) -> ModelPart:
         return ModelPart(
             weights_bytes=self.rank_parameters(model) * self.element,
-            forward_bytes=self.forward(model, tokens) + self.logits(model, tokens, copies=2),
+            forward_bytes=self.forward(model, tokens) + self.logits(model, tokens, copies=1),
             visits=visits,
         )
 
@@ -268,8 +268,8 @@ class _Shape:
         return tokens * (elements * self.element + model.num_heads // self.tensor * 4)
 
     def logits(self, model: ModelSummary, tokens: int, *, copies: int) -> int:
-        """`copies` in the model's precision (training: logits, their gradient, one of them transposed; scoring: two),
-        and the FP32 chunk with its softmax, gradient and temporaries."""
+        """`copies` in the model's precision (training: logits and their gradient; scoring: logits), and the FP32 chunk
+        with its softmax, gradient and temporaries."""
         vocabulary = model.vocab_size // self.tensor
         return copies * tokens * vocabulary * self.element + 4 * min(LOGPROB_ROWS, tokens) * vocabulary * 4
 

@@ -39,7 +39,7 @@ def _project_rows(*, hidden_states, output_layer, output_weight, context, **_) -
     if output_layer.sequence_parallel:
         chosen = tensor_parallel.scatter_to_sequence_parallel_region(chosen)
     logits, _ = output_layer(chosen, weight=output_weight)
-    return logits[: len(rows_N), 0]
+    return logits.flatten(0, 1)[: len(rows_N)]
 
 
 def token_logprobs(
