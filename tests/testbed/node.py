@@ -176,6 +176,8 @@ def check_machine() -> None:
     """Raises ClusterUnavailable with what has to be installed, or who has to do it."""
     if os.geteuid() != 0:
         raise ClusterUnavailable("a node takes root: its kubelet mounts volumes and its pods need networks")
+    if PROJECT.is_relative_to("/tmp"):
+        raise ClusterUnavailable(f"pods have a /tmp of their own, which hides {PROJECT}\nhint: clone elsewhere")
     files = [str(path) for path in (CNI_PLUGIN, BUSYBOX) if not path.exists()]
     missing = [name for name in PROGRAMS if shutil.which(name) is None] + files
     if missing:

@@ -85,7 +85,9 @@ def _pod(body: Body) -> PodFacts:
     waiting: Body = next((each["state"]["waiting"] for each in states if each.get("state", {}).get("waiting")), {})
     conditions = _conditions(body)
     scheduling = conditions.get("PodScheduled", {})
-    role = labels.get(names.LABEL_ROLE, "")
+    role, said = labels.get(names.LABEL_ROLE, ""), ended.get("message", "")
+    # With any other reason, StartError say, the words are the container runtime's.
+    reports = role == "models" and ended.get("reason") in ("Completed", "Error")
     return PodFacts(
         name=metadata["name"],
         role=role,
@@ -105,8 +107,8 @@ def _pod(body: Body) -> PodFacts:
         # An evicted pod has no container to tell of.
         terminated_reason=ended.get("reason") or (status.get("reason", "") if status.get("phase") == "Failed" else ""),
         exit_code=ended.get("exitCode"),
-        termination_message=ended.get("message", "") if role == "models" else "",
-        last_words=_last_line(ended.get("message", "")) if role != "models" else "",
+        termination_message=said if reports else "",
+        last_words="" if reports else _last_line(said),
         node=spec.get("nodeName", ""),
     )
 

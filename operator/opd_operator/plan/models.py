@@ -116,10 +116,9 @@ def _gave_up(situation: Situation, report: ModelsReport | DocumentError | None) 
         why = report.message if isinstance(report, DocumentError) else "it does not describe the student"
         message = f"the models Job's report cannot be used ({why}); is the runtime image of this operator's version?"
         return Models(failed=Verdict(reason=Reason.FETCH_FAILED, message=message))
-    return Models(
-        failed=Verdict(reason=Reason.FETCH_FAILED, message=f"the models could not be read: {job.failed}"),
-        failed_by_user=False,
-    )
+    words = next((pod.last_words for pod in reversed(situation.pods("models")) if pod.last_words), "")
+    message = f"the models could not be read: {job.failed}" + (f" ({words})" if words else "")
+    return Models(failed=Verdict(reason=Reason.FETCH_FAILED, message=message), failed_by_user=False)
 
 
 def _reason(problems: tuple[FieldProblem, ...]) -> Reason:

@@ -74,15 +74,25 @@ def test_a_pod(child_body: Make, status: dict[str, Any], want: dict[str, Any]) -
 
 
 @pytest.mark.parametrize(
-    ("role", "message", "line"),
+    ("role", "reason", "said", "message", "line"),
     [
-        pytest.param("models", '{"models": {}}', "", id="the models pod's last words are a document"),
-        pytest.param("trainer", "", "no memory left", id="of other pods the last line is kept"),
+        pytest.param("models", "Completed", "{}", "{}", "", id="a models pod's last words are a document"),
+        pytest.param("models", "Error", "{}", "{}", "", id="and so they are when it failed"),
+        pytest.param(
+            "models", "StartError", "runc: no opd", "", "runc: no opd", id="what the container runtime says is none"
+        ),
+        pytest.param(
+            "trainer",
+            "Completed",
+            "a long story\n \x1b[31mno memory left\x1b[0m\n\n",
+            "",
+            "no memory left",
+            id="of other pods the last line is kept",
+        ),
     ],
 )
-def test_last_words(child_body: Make, role: str, message: str, line: str) -> None:
-    said = '{"models": {}}' if role == "models" else "a long story\n \x1b[31mno memory left\x1b[0m\n\n"
-    ended = {"terminated": {"reason": "Completed", "exitCode": 0, "message": said}}
+def test_last_words(child_body: Make, role: str, reason: str, said: str, message: str, line: str) -> None:
+    ended = {"terminated": {"reason": reason, "exitCode": 0, "message": said}}
     status = {"phase": "Succeeded", "containerStatuses": [container(state=ended)]}
     facts = facts_of(Kind.POD, child_body("a", role=role, spec={"containers": [{"name": "ray"}]}, status=status))
     assert isinstance(facts, PodFacts) and (facts.termination_message, facts.last_words) == (message, line)

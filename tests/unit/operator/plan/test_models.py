@@ -73,6 +73,14 @@ def test_an_edit_of_sampling_needs_no_new_report():
             id="a models Job that never said a word",
         ),
         pytest.param(
+            (make_models_pod(phase="Failed", termination_message="", last_words="runc: no opd"),),
+            make_models_job(failed="reached the backoff limit"),
+            "FetchFailed",
+            "BackoffLimitExceeded",
+            "the models could not be read: reached the backoff limit (runc: no opd)",
+            id="a models Job whose containers never started",
+        ),
+        pytest.param(
             (make_models_pod(termination_message="{"),),
             make_models_job(succeeded=True),
             "FetchFailed",
