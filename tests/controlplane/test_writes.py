@@ -93,6 +93,39 @@ def test_an_object_of_somebody_else_is_not_taken_over(namespace: Namespace, hand
     assert namespace.get("configmap", "demo-mailbox")["data"] == {"theirs": "1"}
 
 
+def of_the_foundation(namespace: Namespace, api_version: str, kind: str, **fields: Any) -> list[Body]:
+    """A child that no watch shows, and the ConfigMap it comes with."""
+    mailbox = config_map(namespace)
+    metadata = mailbox["metadata"] | {"name": "demo"}
+    return [{"apiVersion": api_version, "kind": kind, "metadata": metadata, **fields}, mailbox]
+
+
+def test_an_account_of_somebody_else_is_not_taken_over(namespace: Namespace, hands: Hands) -> None:
+    namespace.kubectl("create", "serviceaccount", "demo")
+    account = of_the_foundation(namespace, "v1", "ServiceAccount", automountServiceAccountToken=False)
+    with pytest.raises(ApiError, match="ServiceAccount demo belongs to somebody else"):
+        hands.do(lambda kube, observed: kube.apply(observed, account))
+    theirs = namespace.get("serviceaccount", "demo")
+    assert "automountServiceAccountToken" not in theirs and "ownerReferences" not in theirs["metadata"]
+    assert namespace.get("configmaps", "-l", "opd.dev/job=demo")["items"] == []
+
+
+def test_a_secret_of_somebody_else_is_not_taken_over(namespace: Namespace, hands: Hands) -> None:
+    namespace.kubectl("create", "secret", "generic", "demo", "--from-literal=theirs=1")
+    secret = of_the_foundation(namespace, "v1", "Secret", stringData={"api-key": "ours"})
+    with pytest.raises(ApiError, match="Secret demo belongs to somebody else"):
+        hands.do(lambda kube, observed: kube.apply(observed, secret))
+    theirs = namespace.get("secret", "demo")
+    assert list(theirs["data"]) == ["theirs"] and "ownerReferences" not in theirs["metadata"]
+
+
+def test_a_secret_of_ours_is_known_again(namespace: Namespace, hands: Hands) -> None:
+    secret = of_the_foundation(namespace, "v1", "Secret", stringData={"api-key": "ours"})
+    for _ in range(2):
+        hands.do(lambda kube, observed: kube.apply(observed, secret))
+    assert list(namespace.get("secret", "demo")["data"]) == ["api-key"]
+
+
 def models_job(namespace: Namespace) -> Body:
     spec = {"suspend": True, "template": {"spec": pod("models")["spec"] | {"restartPolicy": "Never"}}}
     head = config_map(namespace)["metadata"] | {"name": "demo-models"}

@@ -28,6 +28,7 @@ SILENCE_SECONDS = 100.0
 UNTYPED = "failed to create typed patch object"
 """Begins what a server-side apply with an unknown field is answered, which calls itself an internal error."""
 APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
 JSON = "application/json"
 
 

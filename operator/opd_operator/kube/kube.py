@@ -13,7 +13,7 @@ from opd_api.status import Status
 from .. import metrics
 from ..objects import MANIFEST_DIGEST, EventNote, JobKey, Kind, Manifest, ObjectRef
 from ..observed import Observed
-from .api import Api, ApiError, ApiUnavailable, Body, path_of
+from .api import MERGE, Api, ApiError, ApiUnavailable, Body, path_of
 from .cache import Cache
 from .events import event_of
 from .writer import Writer
@@ -25,11 +25,11 @@ REFUSALS = (400, 403, 404, 422)
 """Answers about what was sent, or who sent it: sending it again will not help."""
 
 
-MADE_ONCE = (Kind.JOB, Kind.RAY_JOB)
+MADE_ONCE = (Kind.JOB, Kind.RAY_JOB, Kind.SECRET)
 """Kinds that are created and never changed: cheaper than an apply, and the API server itself sees that no other has the
 name."""
-OWNED = (Kind.CONFIG_MAP, Kind.DEPLOYMENT)
-"""Kinds that are looked at before a first apply; the other children of a job go with one of these."""
+MARKS = (Kind.CONFIG_MAP, Kind.DEPLOYMENT)
+"""Kinds of which every bundle has one, and which are watched: while it is known, the others of its bundle are ours."""
 
 
 class Kube:
@@ -75,20 +75,18 @@ class Kube:
     async def is_clear(self, key: JobKey, resource_version: str) -> bool:
         """Whether the API server itself has the OPDJob in this version, and no RayJob and no Ray pod of it."""
         mine = f"{LABEL_JOB}={key.name}"
-        jobs, rayjobs, pods = await _all(
-            [
-                self._named(Kind.OPD_JOB, key, key.name),
-                self._list(Kind.RAY_JOB, key, labelSelector=mine, limit="1"),
-                self._list(Kind.POD, key, labelSelector=f"{mine},{LABEL_ROLE} in (head,trainer,engine)", limit="1"),
-            ]
+        of_rays = f"{mine},{LABEL_ROLE} in (head,trainer,engine)"
+        job, *left = await asyncio.gather(
+            self._named(Kind.OPD_JOB, key, key.name),
+            self._list(Kind.RAY_JOB, key, labelSelector=mine, limit="1"),
+            self._list(Kind.POD, key, labelSelector=of_rays, limit="1"),
         )
-        versions = [each["metadata"]["resourceVersion"] for each in jobs]
-        return versions == [resource_version] and not rayjobs and not pods
+        return job is not None and job["metadata"]["resourceVersion"] == resource_version and not any(left)
 
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Bundle by bundle. A refusal ends it, and is remembered for the next plan to tell."""
         key, manifests, beside = JobKey(observed.namespace, observed.name), list(manifests), list[Manifest]()
-        await _all(self._refuse_foreign(key, observed.uid, *needed) for needed in _owned_names(key, manifests))
+        await self._refuse_foreign(key, observed.uid, manifests)
         for manifest in manifests:
             if not _goes_alone(manifest):
                 beside.append(manifest)
@@ -112,22 +110,25 @@ class Kube:
 
     async def _create(self, key: JobKey, uid: str, manifest: Manifest) -> Body:
         """One of ours that is there already, and the cache did not know it, is fine."""
-        kind, name = _kind(manifest), manifest["metadata"]["name"]
+        kind = _kind(manifest)
         try:
             return await self._writer.create(kind, manifest)
         except ApiError as error:
-            found = await self._named(kind, key, name) if error.status == 409 else []
-            if not found:
+            found = await self._named(kind, key, manifest["metadata"]["name"]) if error.status == 409 else None
+            if found is None:
                 raise
-        self._refuse_stranger(key, uid, kind, found[0])
-        return found[0]
+        self._refuse_stranger(key, uid, kind, found)
+        return found
 
-    async def _refuse_foreign(self, key: JobKey, uid: str, kind: Kind, name: str) -> None:
+    async def _refuse_foreign(self, key: JobKey, uid: str, manifests: Iterable[Manifest]) -> None:
         """Server-side apply would silently take over what another job, or somebody, has under a child's name."""
-        if self._cache.uid_of(kind, key, name) is not None:
+        needed = _names_needed(key, manifests)
+        if all(self._cache.uid_of(kind, key, name) for kind, name in needed if kind in MARKS):
             return
-        for found in await self._named(kind, key, name):
-            self._refuse_stranger(key, uid, kind, found)
+        found = await _all(self._named(kind, key, name) for kind, name in needed)
+        for (kind, _), body in zip(needed, found, strict=True):
+            if body is not None:
+                self._refuse_stranger(key, uid, kind, body)
 
     def _refuse_stranger(self, key: JobKey, uid: str, kind: Kind, found: Body) -> None:
         owners = [each for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")]
@@ -139,9 +140,17 @@ class Kube:
         self._cache.reject(key, uid, message)
         raise ApiError(409, message)
 
-    async def _named(self, kind: Kind, key: JobKey, name: str) -> list[Body]:
-        """None or one, as the API server itself has it."""
-        return await self._list(kind, key, fieldSelector=f"metadata.name={name}")
+    async def _named(self, kind: Kind, key: JobKey, name: str) -> Body | None:
+        """As the API server itself has it. A Secret, which nobody may read here, shows itself to who may patch it."""
+        path, nothing = path_of(kind, key.namespace, name), {"dryRun": "All"}
+        try:
+            if kind is Kind.SECRET:
+                return await self._api.call("PATCH", path, query=nothing, body={}, content_type=MERGE)
+            return await self._api.call("GET", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return None
 
     async def _list(self, kind: Kind, key: JobKey, **query: str) -> list[Body]:
         items: list[Body] = (await self._api.call("GET", path_of(kind, key.namespace), query=query))["items"]
@@ -161,12 +170,12 @@ def _kind(manifest: Manifest) -> Kind:
     return KINDS[manifest["apiVersion"], manifest["kind"]]
 
 
-def _owned_names(key: JobKey, manifests: Iterable[Manifest]) -> set[tuple[Kind, str]]:
+def _names_needed(key: JobKey, manifests: Iterable[Manifest]) -> list[tuple[Kind, str]]:
     """With the models Job those that come after it: nobody should wait for models to hear that a name is taken."""
     needed = {(_kind(each), each["metadata"]["name"]) for each in manifests}
     if (Kind.JOB, names.models_job(key.name)) in needed:
         needed |= {(Kind.CONFIG_MAP, names.config(key.name)), (Kind.CONFIG_MAP, names.mailbox(key.name))}
-    return {(kind, name) for kind, name in needed if kind in OWNED}
+    return [(kind, name) for kind, name in needed if kind not in MADE_ONCE]
 
 
 def _goes_alone(manifest: Manifest) -> bool:
