@@ -62,6 +62,8 @@ class Image:
     command: Sequence[str] = ("/busybox", "sh", "-c", "while :; do /busybox sleep 3600 & wait; done")
     """The sandbox's: where containers share their processes it is the first, and collects the dead."""
     user: str = "1000:1000"
+    folder: Path = Path("/")
+    """Where programs start."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +117,7 @@ def of_project() -> Node:
     path = [environment / "bin"]
     return Node(
         images={
-            f"opd-runtime:{version}": Image(path=path),
+            f"opd-runtime:{version}": Image(path=path, folder=EXAMPLES.parent),
             f"opd-operator:{version}": Image(
                 path=path, entrypoint=["opd-operator"], command=["run"], user="65532:65532"
             ),
@@ -225,6 +227,7 @@ def _image_config(image: Image, layer: bytes) -> dict[str, Any]:
             "Entrypoint": list(image.entrypoint),
             "Cmd": list(image.command),
             "Env": [f"PATH={':'.join(path)}", "PYTHONUNBUFFERED=1"],
+            "WorkingDir": str(image.folder),
         },
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
