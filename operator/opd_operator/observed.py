@@ -52,6 +52,11 @@ class ModelsJobFacts:
     """Job `<job>-models`."""
 
     owner_uid: str
+    created: datetime
+    suspended: bool = False
+    """spec.suspend: Kueue holds it back."""
+    resumed: datetime | None = None
+    """When Kueue let it go; None: it was never held back, or still is."""
     succeeded: bool = False
     failed: str = ""
     """Message of its Failed condition; "" while it has not failed for good."""

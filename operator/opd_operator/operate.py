@@ -145,11 +145,9 @@ class Work:
 
     async def _reconcile(self, key: JobKey) -> timedelta | None:
         try:
-            with metrics.reconcile_seconds.time():
+            with metrics.reconcile_seconds.time(), metrics.reconcile_errors.count_exceptions():
                 return await reconcile(key, self._kube, self._settings, lambda: datetime.now(UTC))
         except (ApiUnavailable, NotLeading) as error:
-            metrics.reconcile_errors.inc()
             raise NotNow(str(error), UNAVAILABLE_BACKOFF_SECONDS) from error
         except ApiError as error:
-            metrics.reconcile_errors.inc()
             raise NotNow(str(error), REFUSED_BACKOFF_SECONDS) from error

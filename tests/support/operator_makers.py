@@ -117,7 +117,7 @@ def make_config(job: OPDJob | None = None, **fields: Any) -> ConfigFacts:
 
 
 def make_models_job(**fields: Any) -> ModelsJobFacts:
-    return ModelsJobFacts(**{"owner_uid": UID} | fields)
+    return ModelsJobFacts(**{"owner_uid": UID, "created": ago(20)} | fields)
 
 
 def make_rayjob(attempt: int = 1, **fields: Any) -> RayJobFacts:

@@ -92,7 +92,7 @@ class Cluster:
     def leave_behind(self) -> None:
         """A job of the same name was here before: its children are still on their way out."""
         self.config = ConfigFacts(owner_uid=FORMER_UID)
-        self.models_job = ModelsJobFacts(owner_uid=FORMER_UID)
+        self.models_job = ModelsJobFacts(owner_uid=FORMER_UID, created=self.now)
         for role in (*RAY_ROLES, "models"):
             self.make_pod(role, attempt=1 if role != "models" else None)
         for name, pod in self.pods.items():
@@ -125,7 +125,8 @@ class Cluster:
                 self._apply_mailbox(manifest.get("data", {}))
             case "Job":
                 assert self.models_job is None or self.models_job.owner_uid == UID, "applied over a stranger"
-                self.models_job = self.models_job or ModelsJobFacts(owner_uid=UID)
+                made = ModelsJobFacts(owner_uid=UID, created=self.now, suspended=self.queue)
+                self.models_job = self.models_job or made
             case "Deployment":
                 known = self.deployments.get(metadata["name"])
                 replicas = manifest["spec"]["replicas"]
@@ -235,7 +236,10 @@ class Cluster:
         found = [pod for pod in self.pods.values() if pod.role == "models" and not pod.deleting]
         if self.models_job is None or self.models_job.owner_uid != UID:
             return
-        if not found:
+        if self.models_job.suspended:
+            if self.rng.random() < 0.5:
+                self.models_job = replace(self.models_job, suspended=False, resumed=self.now)
+        elif not found:
             if not self.models_job.succeeded and not self.models_job.failed:
                 self.make_pod("models")
         elif found[0].phase == "Running":

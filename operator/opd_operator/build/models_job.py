@@ -1,7 +1,9 @@
 """The Job that reads a job's models once: shapes, tokenizers, and with a model cache their weights."""
 
+from typing import Any
+
 from opd_api import names
-from opd_api.spec import OPDJob, Resources
+from opd_api.spec import OPDJob, Pods
 
 from ..objects import Kind, Manifest
 from ..settings import Settings
@@ -13,10 +15,13 @@ from .volumes import JOB_FILE
 
 REPORT_FILE = "/dev/termination-log"
 RETRIES = 3
+HEADS_OWN = {"containers", "initContainers", "volumes", "restartPolicy", "$patch"}
+"""What a podTemplate of the head says about the head alone, and a directive that would take out what is ours; all else
+of it is about where and as whom a pod runs."""
 
 
 def models_job(job: OPDJob, settings: Settings) -> Manifest:
-    """Its pod's termination message is a ModelsReport."""
+    """Its pod's termination message is a ModelsReport. It is shaped like the head, which needs no GPU either."""
     command = ["opd", "fetch", JOB_FILE, "--report", REPORT_FILE]
     if not job.spec.model_cache.claim_name:
         command.append("--no-weights")
@@ -24,7 +29,8 @@ def models_job(job: OPDJob, settings: Settings) -> Manifest:
         role="models",
         uris=all_uris(job),
         made_first=True,
-        resources=small(job, Resources(), MODELS_BYTES),
+        resources=small(job, job.spec.head.resources, MODELS_BYTES),
+        pods=Pods(pod_template=_shape(job.spec.head.pod_template)),
         container={
             "command": command,
             "terminationMessagePath": REPORT_FILE,
@@ -34,3 +40,9 @@ def models_job(job: OPDJob, settings: Settings) -> Manifest:
     )
     spec = {"backoffLimit": RETRIES, "template": pod_template(job, settings, kind)}
     return child(job, Kind.JOB, names.models_job(job.metadata.name), "models") | {"spec": spec}
+
+
+def _shape(template: dict[str, Any]) -> dict[str, Any]:
+    """Its pod-level fields."""
+    parts = {part: template.get(part, {}) for part in ("metadata", "spec")}
+    return {part: {key: each for key, each in fields.items() if key not in HEADS_OWN} for part, fields in parts.items()}

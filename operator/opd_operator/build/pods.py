@@ -49,13 +49,14 @@ class PodKind:
 
 
 def pod_template(job: OPDJob, settings: Settings, kind: PodKind) -> Manifest:
-    """A PodTemplateSpec. The labels by which the operator finds its pods stand above the user's template."""
+    """A PodTemplateSpec. The labels by which the operator finds its pods, and the document that a pod carries, stand
+    above the user's template."""
     labels = names.labels(job.metadata.name, kind.role, attempt=kind.attempt, teacher=kind.teacher)
     annotations = {JOB_ANNOTATION: short_document(job)} if kind.made_first else {}
-    ours = {"metadata": _filled({"labels": labels, "annotations": annotations}), "spec": _spec(job, settings, kind)}
-    merged: Manifest = merge(ours, kind.pods.pod_template)
+    ours = _filled({"labels": labels, "annotations": annotations})
+    merged: Manifest = merge({"metadata": ours, "spec": _spec(job, settings, kind)}, kind.pods.pod_template)
     metadata = merged["metadata"]
-    return merged | {"metadata": metadata | {"labels": metadata.get("labels", {}) | labels}}
+    return merged | {"metadata": metadata | {key: metadata.get(key, {}) | known for key, known in ours.items()}}
 
 
 def template_problems(job: OPDJob) -> list[Problem]:
@@ -73,8 +74,9 @@ def _problems(path: str, role: str, pods: Pods) -> list[Problem]:
     for key in ("metadata", "spec"):
         if not isinstance(merged.get(key), dict):
             return [Problem(path=f"{path}.{key}", message="is no object", hint="write a PodTemplateSpec")]
-    if not isinstance(merged["metadata"].get("labels", {}), dict):
-        return [Problem(path=f"{path}.metadata.labels", message="is no object", hint="write labels as name: value")]
+    for key in ("labels", "annotations"):
+        if not isinstance(merged["metadata"].get(key, {}), dict):
+            return [Problem(path=f"{path}.metadata.{key}", message="is no object", hint=f"write {key} as name: value")]
     containers = merged["spec"].get("containers")
     first = containers[0] if isinstance(containers, list) and containers else None
     if isinstance(first, dict) and first.get("name") == role:

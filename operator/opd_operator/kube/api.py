@@ -6,6 +6,7 @@ would cost more memory than all that the operator remembers.
 
 import asyncio
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -27,6 +28,10 @@ SILENCE_SECONDS = 100.0
 """A watch says something every minute (bookmarks); one that is silent for so long is dead."""
 UNTYPED = "failed to create typed patch object"
 """Begins what a server-side apply with an unknown field is answered, which calls itself an internal error."""
+WEBHOOK = "failed calling webhook"
+"""In what a write is answered while an admission webhook that has to be asked does not answer."""
+VOLATILE = re.compile(r":\d+(?=->)|current time \S+ ")
+"""In what two such answers about the same trouble differ: they would be news each time."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
@@ -43,6 +48,14 @@ class ApiError(OPDError):
 
 class ApiUnavailable(OPDError):
     """No usable answer: refused, reset, timed out, or a server in trouble (429, 5xx). Try again later."""
+
+
+class WebhookFailed(ApiUnavailable):
+    """An admission webhook of somebody else is in trouble: the API server is well, and the user should know."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
 
 
 class Api:
@@ -139,6 +152,8 @@ def _check(status: int, data: bytes) -> None:
         message = data[:200].decode(errors="replace")
     if status == 500 and message.startswith(UNTYPED):
         raise ApiError(422, message)
+    if status >= 500 and WEBHOOK in message:
+        raise WebhookFailed(VOLATILE.sub("", message))
     if status == 429 or status >= 500:
         raise ApiUnavailable(f"{status}: {message}")
     raise ApiError(status, message)

@@ -79,6 +79,8 @@ class Cache:
         self._children: dict[JobKey, dict[tuple[Kind, str], ChildRecord]] = {}
         self._marks: dict[tuple[Kind, str], int] = {}
         self._absent: set[Kind] = set()
+        self._closed: dict[str, set[Kind]] = {}
+        """Namespaces of which we may not see these kinds."""
 
     # ------------------------------------------------------------ what watches say
     def put(self, kind: Kind, body: Body) -> None:
@@ -117,6 +119,22 @@ class Cache:
                 self._forget(kind, key, name, None)
             self._all_changed()
 
+    def close(self, kind: Kind, namespace: str) -> bool:
+        """We may not see the kind there. Whether that puts the namespace out of reach: no job of it is acted on while
+        one of its kinds is hidden, for "no pods" might be a lie."""
+        first = namespace not in self._closed
+        self._closed.setdefault(namespace, set()).add(kind)
+        return first
+
+    def open(self, kind: Kind, namespace: str) -> bool:
+        """The kind is known there. Whether that brings the namespace back."""
+        hidden = self._closed.get(namespace, set())
+        hidden.discard(kind)
+        back = not hidden and self._closed.pop(namespace, None) is not None
+        if back:
+            self._all_changed()
+        return back
+
     # ------------------------------------------------------------ what our own writes say
     def take(self, kind: Kind, body: Body) -> None:
         """The answer to a write. What the watch has passed already is left to it: the object may be gone since."""
@@ -147,9 +165,9 @@ class Cache:
         return record.uid if record else None
 
     def observe(self, key: JobKey) -> Observed | None:
-        """All that is known of a job; None: there is no such job."""
+        """All that is known of a job; None: there is no such job, or it is out of reach."""
         record = self._jobs.get(key)
-        if record is None:
+        if record is None or key.namespace in self._closed:
             return None
         job, problems = read_job(record.document)
         facts = [child.facts for child in self._children.get(key, {}).values()]
@@ -186,8 +204,8 @@ class Cache:
         return record is not None and record.launched
 
     def numbers(self) -> list[JobNumbers]:
-        """Of every job."""
-        return [record.numbers for record in self._jobs.values()]
+        """Of every job in reach."""
+        return [record.numbers for key, record in self._jobs.items() if key.namespace not in self._closed]
 
     # ------------------------------------------------------------ records
     def _put_job(self, key: JobKey, body: Body, version: int) -> None:

@@ -178,9 +178,12 @@ def _models_job(body: Body) -> ModelsJobFacts | None:
     if metadata["name"] != names.models_job(_labels(body)[names.LABEL_JOB]):
         return None
     conditions = _conditions(body)
-    failed = conditions.get("Failed", {})
+    failed, suspended = conditions.get("Failed", {}), conditions.get("Suspended", {})
     return ModelsJobFacts(
         owner_uid=_owner(body),
+        created=moment(metadata["creationTimestamp"]),
+        suspended=bool(body.get("spec", {}).get("suspend")),
+        resumed=moment(suspended["lastTransitionTime"]) if suspended.get("status") == "False" else None,
         succeeded=conditions.get("Complete", {}).get("status") == "True",
         failed=(failed.get("message") or failed.get("reason", "")) if failed.get("status") == "True" else "",
         deleting="deletionTimestamp" in metadata,

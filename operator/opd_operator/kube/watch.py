@@ -1,7 +1,8 @@
 """Keeps the cache in step with one kind of object: list, then watch, and list again when the thread is lost.
 
 A list replaces all that was known of its kind, so what vanished while nobody watched vanishes here too. A kind that the
-API server does not know is asked for again until it comes. Never ends by itself; what it hears is not judged here.
+API server does not know, or does not show us in this namespace, is asked for again until it comes. Never ends by
+itself; what it hears is not judged here.
 """
 
 import asyncio
@@ -22,7 +23,7 @@ PAGE = 250
 WATCH_SECONDS = 300
 ABSENT_SECONDS = 10.0
 BACKOFF_SECONDS = (0.1, 10.0)
-GONE = 410
+FORBIDDEN, ABSENT, GONE = 403, 404, 410
 
 
 class Watch:
@@ -33,7 +34,7 @@ class Watch:
         self._kind, self._namespace = kind, namespace
         self._query = {} if kind is Kind.OPD_JOB else {"labelSelector": LABEL_JOB}
         self.listed = asyncio.Event()
-        """The cache is complete: the kind was listed, or does not exist."""
+        """The cache is complete: the kind was listed, does not exist, or keeps its namespace out of reach."""
         self.heard = _now()
         """When the API server last said anything (bookmarks: every minute)."""
 
@@ -53,14 +54,16 @@ class Watch:
         while True:
             try:
                 version = await self._list_once()
-                self.listed.set()
+                self._known()
                 return version
             except ApiUnavailable as error:
                 log.warning("cannot list %s: %s", self, error)
                 await asyncio.sleep(next(waits))
             except ApiError as error:
-                if error.status == 404:
+                if error.status == ABSENT:
                     self._absent()
+                elif error.status == FORBIDDEN and self._namespace:
+                    self._forbidden(error)
                 elif error.status != GONE:  # the list grew old between two pages
                     log.error("cannot list %s: %s", self, error)
                 await asyncio.sleep(ABSENT_SECONDS if error.status != GONE else 0)
@@ -85,6 +88,18 @@ class Watch:
         if not self.listed.is_set():
             log.warning("the API server does not know %s; looking again every %d s", self, ABSENT_SECONDS)
         self._cache.lacks(self._kind)
+        self._known()
+
+    def _forbidden(self, error: ApiError) -> None:
+        """The namespace was deleted, or its Role: its jobs have to wait, and nobody else's."""
+        self.heard = _now()
+        if self._cache.close(self._kind, self._namespace):
+            log.warning("namespace %s is out of reach, its jobs are left alone: %s", self._namespace, error)
+        self.listed.set()
+
+    def _known(self) -> None:
+        if self._cache.open(self._kind, self._namespace):
+            log.info("namespace %s is in reach again", self._namespace)
         self.listed.set()
 
     # ------------------------------------------------------------ watch

@@ -148,8 +148,8 @@ def _old_teachers(situation: Situation, course: Course) -> Iterator[ObjectRef]:
 
 def _old_models_job(situation: Situation, course: Course) -> Iterator[ObjectRef]:
     """Its report is stored, its job is over, or it has to run again. A RayJob comes before its end."""
-    found, models = situation.observed.models_job, course.models
-    if found is None or found.deleting or found.owner_uid != situation.observed.uid or course.stage is Stage.LAUNCHING:
+    models = course.models
+    if situation.models_job is None or course.stage is Stage.LAUNCHING:
         return
     unsaved = models.report is not None and not models.stored
     needed = unsaved or (course.stage is Stage.FETCHING and not models.again)

@@ -4,11 +4,13 @@ about the job as a whole are `status`'.
 
 from dataclasses import dataclass, field
 
+from opd_api import names
 from opd_api.conditions import ConditionType, Reason
 from opd_api.status import Condition
 
 from .advice import advice
 from .children import served
+from .deadlines import models_pod_due
 from .ending import Kind
 from .health import worst
 from .lifecycle import Course, Stage
@@ -56,11 +58,10 @@ class _Book:
     def __post_init__(self) -> None:
         self.known = dict(self.situation.conditions)
 
-    def set(self, kind: ConditionType, state: str, reason: Reason, message: str, since: str | None = None) -> None:
-        """`since` is for a state that began before it was seen."""
+    def set(self, kind: ConditionType, state: str, reason: Reason, message: str) -> None:
         before = self.known.get(kind)
         kept = before is not None and before.status == state
-        moment = before.last_transition_time if kept and before else since or stamp(self.situation.now)
+        moment = before.last_transition_time if kept and before else stamp(self.situation.now)
         self.known[kind] = Condition.model_validate(
             {
                 "type": str(kind),
@@ -93,18 +94,18 @@ def _accepted(book: _Book, course: Course) -> None:
 
 
 def _quota(book: _Book, situation: Situation, course: Course) -> None:
-    """Only where a queue is involved. First seen admitted, it counts as admitted from the attempt's start."""
-    rayjob = situation.rayjob
-    if course.attempt != situation.attempt:
-        book.drop(ConditionType.QUOTA_RESERVED)
+    """Only of a job that was seen waiting: a queue's name does not tell that anybody minds it. What has waited once
+    waits again with its next attempt."""
+    kind, rayjob = ConditionType.QUOTA_RESERVED, situation.rayjob
+    if course.stage is Stage.RESUMING:
+        book.drop(kind)
+    elif course.attempt != situation.attempt and kind in book.known:
+        book.set(kind, "False", Reason.QUEUED, f"Attempt {course.attempt} waits for quota.")
     elif rayjob is not None and rayjob.suspended and course.stage is Stage.QUEUED:
-        book.set(ConditionType.QUOTA_RESERVED, "False", Reason.QUEUED, f"RayJob {rayjob.name} waits for quota.")
-    elif rayjob is not None and situation.job is not None and course.stage in _LIVE:
+        book.set(kind, "False", Reason.QUEUED, f"RayJob {rayjob.name} waits for quota.")
+    elif rayjob is not None and situation.job is not None and course.stage in _LIVE and kind in book.known:
         queue = situation.job.spec.scheduling.queue_name
-        if queue or ConditionType.QUOTA_RESERVED in book.known:
-            first = None if ConditionType.QUOTA_RESERVED in book.known else situation.status.attempt_start_time
-            message = f"Admitted by queue {queue}." if queue else "Admitted."
-            book.set(ConditionType.QUOTA_RESERVED, "True", Reason.ADMITTED, message, since=first)
+        book.set(kind, "True", Reason.ADMITTED, f"Admitted by queue {queue}." if queue else "Admitted.")
 
 
 def _models(book: _Book, situation: Situation, course: Course) -> None:
@@ -118,9 +119,19 @@ def _models(book: _Book, situation: Situation, course: Course) -> None:
         book.set(ConditionType.MODELS_READY, "True", Reason.FETCHED, f"Read: {', '.join(shapes)}.")
     elif course.stage is Stage.FETCHING:
         trouble = worst(situation.pods("models"), situation.job)
-        reading = Verdict(reason=Reason.FETCHING, message="Reading configs and tokenizers of the models.")
-        said = models.trying or _unpulled(book, ConditionType.MODELS_READY, trouble) or reading
+        said = models.trying or _unpulled(book, ConditionType.MODELS_READY, trouble) or _reading(situation)
         book.set(ConditionType.MODELS_READY, "False", said.reason, said.message)
+
+
+def _reading(situation: Situation) -> Verdict:
+    """What the models Job does, as far as its pods have nothing to tell."""
+    due, name = models_pod_due(situation), names.models_job(situation.observed.name)
+    if situation.models_job is not None and situation.models_job.suspended:
+        return Verdict(reason=Reason.FETCHING, message=f"Job {name} is suspended: it waits for its queue.")
+    if due is not None and situation.now >= due:
+        message = f"Job {name} has no pod: kubectl describe job {name} says why (quota, priority class, admission)"
+        return Verdict(reason=Reason.REPLICA_FAILURE, message=message)
+    return Verdict(reason=Reason.FETCHING, message="Reading configs and tokenizers of the models.")
 
 
 def _count(parameters: int) -> str:
@@ -166,7 +177,8 @@ def teacher_state(situation: Situation, course: Course) -> tuple[str, Verdict]:
         return "False", failed
     if all(teacher.mode == "Megatron" for teacher in job.spec.teachers):
         return "True", Verdict(reason=Reason.IN_PROCESS, message="The teacher runs in the trainers.")
-    trouble = worst(situation.pods("teacher"), job)
+    # One that has ended, evicted say, stays beside the one that its Deployment has made instead.
+    trouble = worst((pod for pod in situation.pods("teacher") if pod.phase not in ("Succeeded", "Failed")), job)
     deployments = {each.teacher: each for each in situation.observed.deployments}
     waits = []
     for teacher in served(job):
@@ -198,8 +210,8 @@ def _cluster(book: _Book, situation: Situation, course: Course) -> None:
     elif course.lost is not None and course.lost.reason is Reason.HEAD_LOST:
         book.set(kind, "False", Reason.HEAD_LOST, course.lost.message)
     elif course.remaining and course.stage in (Stage.WAITING, Stage.RELEASING):
-        names = ", ".join(course.remaining[:4]) + (" and more" if len(course.remaining) > 4 else "")
-        message = f"Waiting for what is left to end: {names}; a pod whose node is gone has to be deleted by force."
+        left = ", ".join(course.remaining[:4]) + (" and more" if len(course.remaining) > 4 else "")
+        message = f"Waiting for what is left to end: {left}; a pod whose node is gone has to be deleted by force."
         book.set(kind, "False", Reason.PREVIOUS_PODS_REMAIN, message)
     elif course.stage in (*_LIVE, Stage.LAUNCHING) or course.records_first:
         state, said = cluster_state(situation, course)

@@ -11,6 +11,8 @@ RETRY_SECONDS, RETRY_SECONDS_MOST = 10, 300
 RETRY_LONGEST = timedelta(seconds=RETRY_SECONDS_MOST)
 FAREWELL = timedelta(seconds=60)
 """After a success the driver still draws its plot and closes its files."""
+POD_PATIENCE = timedelta(seconds=30)
+"""A Job's pod is made within a second, unless the API server refuses it."""
 
 
 def retry_delay(retries: int) -> timedelta:
@@ -29,11 +31,12 @@ def startup_deadline(situation: Situation) -> datetime | None:
     job = situation.job
     if job is None or situation.training:
         return None
-    if situation.rayjob is not None and situation.rayjob.suspended:
+    rayjob, fetched = situation.rayjob, situation.models_job
+    if (rayjob is not None and rayjob.suspended) or (fetched is not None and fetched.suspended):
         return None
     accepted = situation.since(ConditionType.ACCEPTED) if situation.holds(ConditionType.ACCEPTED) else None
-    resumed = situation.since(ConditionType.SUSPENDED) if situation.state(ConditionType.SUSPENDED) == "False" else None
-    start = latest(accepted, resumed, situation.attempt_start, situation.admitted)
+    let_go = fetched.resumed if fetched is not None else None
+    start = latest(accepted, situation.resumed, situation.attempt_start, situation.admitted, let_go)
     return start + timedelta(seconds=job.spec.run_policy.startup_deadline_seconds) if start else None
 
 
@@ -48,10 +51,26 @@ def progress_deadline(situation: Situation) -> datetime | None:
 
 
 def active_deadline(situation: Situation) -> datetime | None:
-    """Until when the job must be done."""
+    """Until when the job must be done. As of a batch/v1 Job, the clock starts anew when the job is resumed or admitted,
+    and there is none while it waits for quota."""
     job, start = situation.job, moment_of(situation.status.start_time)
     seconds = job.spec.run_policy.active_deadline_seconds if job else None
-    return start + timedelta(seconds=seconds) if start and seconds else None
+    if not (start and seconds) or situation.state(ConditionType.QUOTA_RESERVED) == "False":
+        return None
+    if situation.rayjob is not None and situation.rayjob.suspended:
+        return None
+    begun = latest(start, situation.resumed, situation.admitted)
+    return begun + timedelta(seconds=seconds) if begun else None
+
+
+def models_pod_due(situation: Situation) -> datetime | None:
+    """Until when the models Job should have a pod; None: it has one, waits in a queue or has ended."""
+    fetched = situation.models_job
+    if fetched is None or fetched.suspended or fetched.succeeded or fetched.failed:
+        return None
+    if any(pod.role == "models" for pod in situation.observed.pods):
+        return None
+    return (fetched.resumed or fetched.created) + POD_PATIENCE
 
 
 def stop_deadline(situation: Situation) -> datetime | None:

@@ -1,5 +1,6 @@
 """What is wrong with pods, in words: the pod's name, what Kubernetes says, and what to do. Ends no attempt."""
 
+import re
 from collections.abc import Iterable
 
 from opd_api.conditions import Reason
@@ -18,13 +19,28 @@ _SEVERITY = (
     Reason.UNSCHEDULABLE,
 )
 _SCHEDULING_REMEDIES = (
-    ("persistentvolumeclaim", "create the claim, or name another one in the job"),
-    ("nvidia.com/gpu", "free GPUs, add nodes, or lower replicas and gpusPerReplica"),
-    ("node affinity", "no node's GPU has the memory of status.memoryPlan; add such nodes or split over more GPUs"),
-    ("taint", "add tolerations by podTemplate"),
-    ("Insufficient", "free resources, add nodes, or lower the requests under resources"),
+    # Not the nodes that Kubernetes itself keeps free, as control planes: they are seldom the ones that are meant.
+    (r"untolerated taint(?! \{node(-role)?\.kubernetes\.io/)", "add tolerations by {place}podTemplate"),
+    (r"volume node affinity|PersistentVolume's node affinity|volume zone", "the claim's volume is in another zone"),
+    (r"unbound immediate PersistentVolumeClaim", "the claim has no volume yet: kubectl describe pvc says why"),
+    (r"PersistentVolumeClaim", "create the claim, or name another one in the job"),
+    (r"Insufficient nvidia\.com/gpu", "free GPUs, add nodes, or lower replicas and gpusPerReplica"),
+    (
+        r"^(trainer|engine|teacher): .*node affinity",
+        "no node's GPU has the memory of status.memoryPlan; add such nodes or split over more GPUs",
+    ),
+    (r"node affinity", "correct nodeSelector or affinity of {place}podTemplate"),
+    (r"taint", "add tolerations by {place}podTemplate"),
+    (r"Insufficient", "free resources, add nodes, or lower the requests under {place}resources"),
 )
-_FIELDS = {"head": "spec.head", "trainer": "spec.student.trainers", "engine": "spec.rollout.engines"}
+"""By what the scheduler says, after the pod's role; it says all that is wrong with any node, and the first counts."""
+_FIELDS = {
+    "models": "spec.head",
+    "head": "spec.head",
+    "trainer": "spec.student.trainers",
+    "engine": "spec.rollout.engines",
+}
+"""Where the spec talks about a pod; the models pod is shaped like the head."""
 
 
 def worst(pods: Iterable[PodFacts], job: OPDJob | None) -> Verdict | None:
@@ -51,15 +67,20 @@ def problem_of(pod: PodFacts, job: OPDJob | None) -> Verdict | None:
         message = f"{what} {ends}{_end(pod)}; see kubectl logs --previous {pod.name}"
         return Verdict(reason=Reason.CRASH_LOOP_BACK_OFF, message=message)
     if pod.unschedulable and not pod.scheduled:
-        said = pod.unschedulable.rstrip(".")
-        remedy = next((words for sign, words in _SCHEDULING_REMEDIES if sign in said), "")
-        message = f"{what} finds no node: {said}" + (f"; {remedy}" if remedy else "")
+        message = f"{what} finds no node: {pod.unschedulable.rstrip('.')}{_scheduling_remedy(pod, job)}"
         return Verdict(reason=Reason.UNSCHEDULABLE, message=message)
     if pod.phase == "Failed":
         why = f" ({pod.terminated_reason})" if pod.terminated_reason not in ("", "Error") else ""
         message = f"{what} failed{why}{_end(pod)}; see kubectl logs {pod.name}"
         return Verdict(reason=Reason.CONTAINER_FAILED, message=message)
     return None
+
+
+def _scheduling_remedy(pod: PodFacts, job: OPDJob | None) -> str:
+    said, place = f"{pod.role}: {pod.unschedulable}", _place(pod, job)[0]
+    found = (words for sign, words in _SCHEDULING_REMEDIES if re.search(sign, said, re.IGNORECASE))
+    words = next(found, "").format(place=f"{place}." if place else "")
+    return f"; {words}" if words else ""
 
 
 def _end(pod: PodFacts) -> str:
@@ -74,7 +95,7 @@ def _limit(pod: PodFacts, job: OPDJob | None) -> str:
     limit = pods.resources.limits.get("memory") if pods else None
     written = f" (limit {limit})" if limit is not None else ""
     if not field:
-        return f"{written}; its limit is the namespace's: raise it there"
+        return written
     also = " or lower spec.student.maxTokensPerGPU" if pod.role == "trainer" else ""
     return f"{written}; raise {field}.resources.limits.memory{also}"
 
@@ -84,6 +105,7 @@ def _place(pod: PodFacts, job: OPDJob | None) -> tuple[str, Pods | None]:
     if job is None:
         return _FIELDS.get(pod.role, ""), None
     groups: dict[str, Pods] = {
+        "models": job.spec.head,
         "head": job.spec.head,
         "trainer": job.spec.student.trainers,
         "engine": job.spec.rollout.engines,

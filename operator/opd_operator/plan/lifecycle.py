@@ -255,7 +255,7 @@ def _late(situation: Situation) -> Course | None:
     policy = job.spec.run_policy
     deadline = active_deadline(situation)
     if deadline is not None and situation.now >= deadline:
-        message = f"not done {policy.active_deadline_seconds} s after its start (runPolicy.activeDeadlineSeconds)"
+        message = f"not done after {policy.active_deadline_seconds} s (runPolicy.activeDeadlineSeconds)"
         return _fail(situation, Reason.ACTIVE_DEADLINE_EXCEEDED, message)
     deadline = startup_deadline(situation)
     if deadline is not None and situation.now >= deadline:

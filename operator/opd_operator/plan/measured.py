@@ -21,6 +21,7 @@ from opd_api.status import (
 from .advice import FIRST_KL_METRIC
 from .lifecycle import Course, Stage
 from .situation import Situation
+from .times import moment_of, stamp
 
 _KL_P95, _KL_COEF, _TIME_LEFT = "opd/reverse_kl_p95", "opd/kl_coef", "time/left"
 _TOKENS_PER_SECOND, _EVALUATED_STEP = "tokens/per_second", "eval/step"
@@ -58,7 +59,7 @@ def _progress(situation: Situation, report: Progress | None) -> StatusProgress |
         if before is None and problem is None:
             return None
         return (before or StatusProgress()).model_copy(update={"report_problem": problem})
-    step, total = report.step, report.total_steps
+    step, total, time = report.step, report.total_steps, moment_of(report.time)
     if report.phase == "Starting" and before is not None and before.step is not None:
         step = before.step
     tokens = report.metrics.get(_TOKENS_PER_SECOND)
@@ -68,7 +69,8 @@ def _progress(situation: Situation, report: Progress | None) -> StatusProgress |
         percent=min(100, 100 * step // total) if total else None,
         eta_seconds=_seconds(report.metrics.get(_TIME_LEFT)) if report.phase == "Training" else None,
         tokens_per_second=round(tokens, 1) if tokens is not None and tokens >= 0 else None,
-        last_report_time=report.time,
+        # Anew, for what we can read the API server may refuse: `20260102 030405`, say.
+        last_report_time=stamp(time) if time else None,
         report_problem=problem,
     )
 

@@ -13,6 +13,7 @@ from opd_api.rules import check_models
 from opd_api.rules.shapes import tokenizers_are_equal
 from opd_api.spec import OPDJob
 
+from ..observed import ModelsJobFacts
 from . import memory
 from .situation import Situation
 from .verdict import Verdict
@@ -60,8 +61,8 @@ def models_of(situation: Situation, job: OPDJob) -> Models:
     stored = stored_models(situation, job)
     if stored.report is not None:
         return replace(stored, refused=_refusal(situation, job, stored.report))
-    fetched = situation.observed.models_job
-    if fetched is None or fetched.deleting or fetched.owner_uid != situation.observed.uid:
+    fetched = situation.models_job
+    if fetched is None:
         return Models()
     report = _newest_report(situation)
     if isinstance(report, ModelsReport) and _is_whole(report):
@@ -69,7 +70,7 @@ def models_of(situation: Situation, job: OPDJob) -> Models:
         refused = _refusal(situation, job, told)
         return Models(report=told, estimate=_estimate(situation, job, told), refused=refused)
     if fetched.failed or fetched.succeeded:
-        return _gave_up(situation, report)
+        return _gave_up(situation, fetched, report)
     if isinstance(report, ModelsReport) and report.problems:
         message = f"{joined(report.problems)}; trying again"
         return Models(trying=Verdict(reason=_reason(report.problems), message=message))
@@ -104,9 +105,7 @@ def _newest_report(situation: Situation) -> ModelsReport | DocumentError | None:
     return parse_models(told[-1].encode()) if told else None
 
 
-def _gave_up(situation: Situation, report: ModelsReport | DocumentError | None) -> Models:
-    job = situation.observed.models_job
-    assert job is not None
+def _gave_up(situation: Situation, job: ModelsJobFacts, report: ModelsReport | DocumentError | None) -> Models:
     if isinstance(report, ModelsReport) and report.problems:
         return Models(failed=Verdict(reason=_reason(report.problems), message=joined(report.problems)))
     if job.succeeded and report is None:

@@ -56,6 +56,7 @@ def _requeue(situation: Situation, course: Course) -> timedelta | None:
         return None
     return _nearest(
         situation,
+        deadlines.models_pod_due(situation) if course.stage is Stage.FETCHING else None,
         deadlines.attempt_due(situation),
         deadlines.startup_deadline(situation),
         deadlines.progress_deadline(situation),

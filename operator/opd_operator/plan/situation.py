@@ -10,7 +10,15 @@ from opd_api.documents import DocumentError, Progress
 from opd_api.spec import OPDJob
 from opd_api.status import Condition, Status
 
-from ..observed import ConfigFacts, MailboxFacts, Observed, PodFacts, RayClusterFacts, RayJobFacts
+from ..observed import (
+    ConfigFacts,
+    MailboxFacts,
+    ModelsJobFacts,
+    Observed,
+    PodFacts,
+    RayClusterFacts,
+    RayJobFacts,
+)
 from ..settings import Settings
 from .times import latest, moment_of
 
@@ -103,6 +111,11 @@ class Situation:
         return moment_of(self.status.attempt_start_time)
 
     @property
+    def resumed(self) -> datetime | None:
+        """When a suspension last ended."""
+        return self.since(ConditionType.SUSPENDED) if self.state(ConditionType.SUSPENDED) == "False" else None
+
+    @property
     def admitted(self) -> datetime | None:
         """When Kueue let the attempt go: what was before does not count."""
         return self.since(ConditionType.QUOTA_RESERVED) if self.holds(ConditionType.QUOTA_RESERVED) else None
@@ -112,6 +125,12 @@ class Situation:
     def config(self) -> ConfigFacts | None:
         config = self.observed.config
         return config if config and config.owner_uid == self.observed.uid else None
+
+    @property
+    def models_job(self) -> ModelsJobFacts | None:
+        """This job's, and not on its way out."""
+        job = self.observed.models_job
+        return job if job and job.owner_uid == self.observed.uid and not job.deleting else None
 
     @property
     def mailbox(self) -> MailboxFacts | None:

@@ -158,6 +158,7 @@ BAD_TEMPLATES = [
     pytest.param({"spec": None}, ".spec", id="no spec"),
     pytest.param({"metadata": []}, ".metadata", id="metadata that is a list"),
     pytest.param({"metadata": {"labels": "x"}}, ".metadata.labels", id="labels that are text"),
+    pytest.param({"metadata": {"annotations": []}}, ".metadata.annotations", id="annotations that are a list"),
     pytest.param({"spec": {"containers": {}}}, ".spec.containers", id="containers that are an object"),
     pytest.param({"spec": {"containers": ["x"]}}, ".spec.containers", id="a container that is text"),
     pytest.param({"spec": {"containers": [{"image": "x"}]}}, ".spec.containers", id="a container without a name"),

@@ -12,6 +12,7 @@ import yaml
 from child_jobs import JobCase, cases, documents, make_job, pod_templates
 
 from opd_api.names import JOB_NAME_LENGTH, TEACHER_NAME_LENGTH
+from opd_operator import build
 from opd_operator.objects import Manifest
 
 CASES = cases()
@@ -128,6 +129,33 @@ def longest() -> list[Manifest]:
     models = summary.model_copy(update={"models": {"student": summary.models["student"]}})
     case = JobCase(job=make_job(LONGEST), models=models, settings=CASES["arithmetic"].settings, attempt=99_999)
     return case.children()
+
+
+def test_the_models_pod_is_shaped_like_the_head_and_keeps_what_it_needs() -> None:
+    container = {"name": "head", "volumeMounts": [{"name": "mine", "mountPath": "/mine"}]}
+    template = {
+        "metadata": {"annotations": {"team": "a", "opd.dev/job": "forged"}, "labels": {"opd.dev/role": "head"}},
+        "spec": {
+            "$patch": "replace",
+            "containers": [container],
+            "initContainers": [{"name": "before", "image": "x"}],
+            "volumes": [{"name": "mine", "emptyDir": {}}],
+            "restartPolicy": "Always",
+            "tolerations": [{"operator": "Exists"}],
+            "securityContext": {"fsGroup": 2000},
+        },
+    }
+    head = {"podTemplate": template, "resources": {"limits": {"memory": "3Gi"}}}
+    document = LONGEST | {"spec": LONGEST["spec"] | {"head": head}}
+    pod = build.models_job(make_job(document), CASES["arithmetic"].settings)["spec"]["template"]
+    spec = pod["spec"]
+    assert [each["name"] for each in spec["containers"]] == ["models"] and "initContainers" not in spec
+    assert spec["containers"][0]["resources"] == {"requests": {"cpu": "1"}, "limits": {"memory": "3Gi"}}
+    assert spec["restartPolicy"] == "Never" and "mine" not in [each["name"] for each in spec["volumes"]]
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert (spec["securityContext"]["fsGroup"], spec["securityContext"]["runAsNonRoot"]) == (2000, True)
+    assert pod["metadata"]["labels"]["opd.dev/role"] == "models"
+    assert pod["metadata"]["annotations"]["team"] == "a" and pod["metadata"]["annotations"]["opd.dev/job"] != "forged"
 
 
 def test_names_of_the_longest_job_fit(longest: list[Manifest]) -> None:

@@ -168,6 +168,17 @@ def test_kuberay_that_goes_and_comes_is_noticed_by_every_job(
     assert changes == [KEY]
 
 
+def test_a_namespace_that_comes_back_wakes_its_jobs_once_all_kinds_are_known(
+    cache: Cache, changes: list[JobKey]
+) -> None:
+    assert cache.close(Kind.POD, "ml") and not cache.close(Kind.OPD_JOB, "ml")
+    assert not cache.open(Kind.OPD_JOB, "ml") and changes == []
+    assert cache.observe(KEY) is None
+    assert cache.open(Kind.POD, "ml") and changes == [KEY]
+    assert cache.observe(KEY) is not None
+    assert not cache.open(Kind.POD, "ml"), "it was there"
+
+
 def test_a_refusal_is_told_until_all_are_applied_and_only_about_the_same_job(
     cache: Cache, changes: list[JobKey], job_body: Make
 ) -> None:

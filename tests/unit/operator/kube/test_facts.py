@@ -1,6 +1,7 @@
 """Raw objects, as the API server gives them, and the facts that are left of them."""
 
 from collections.abc import Callable
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from opd_operator.objects import JobKey, Kind
 from opd_operator.observed import DeploymentFacts, ModelsJobFacts, PodFacts, RayClusterFacts, RayJobFacts
 
 type Make = Callable[..., dict[str, Any]]
+BORN = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 def container(name: str = "ray", **parts: Any) -> dict[str, Any]:
@@ -146,7 +148,20 @@ def test_a_teachers_deployment(child_body: Make) -> None:
 def test_a_models_job_that_failed(child_body: Make) -> None:
     failed = {"type": "Failed", "status": "True", "reason": "BackoffLimitExceeded", "message": "too often"}
     body = child_body("demo-models", status={"conditions": [failed]})
-    assert facts_of(Kind.JOB, body) == ModelsJobFacts(owner_uid="job-uid", failed="too often")
+    assert facts_of(Kind.JOB, body) == ModelsJobFacts(owner_uid="job-uid", created=BORN, failed="too often")
+
+
+def test_a_models_job_in_a_queue(child_body: Make) -> None:
+    body = child_body("demo-models", spec={"suspend": True}, status={"conditions": [suspended("True")]})
+    assert facts_of(Kind.JOB, body) == ModelsJobFacts(owner_uid="job-uid", created=BORN, suspended=True)
+    body = child_body("demo-models", spec={"suspend": False}, status={"conditions": [suspended("False")]})
+    assert facts_of(Kind.JOB, body) == ModelsJobFacts(
+        owner_uid="job-uid", created=BORN, resumed=datetime(2026, 1, 1, 0, 5, tzinfo=UTC)
+    )
+
+
+def suspended(status: str) -> dict[str, Any]:
+    return {"type": "Suspended", "status": status, "lastTransitionTime": "2026-01-01T00:05:00Z"}
 
 
 def test_a_config_map_of_another_name_says_nothing(child_body: Make) -> None:

@@ -123,6 +123,83 @@ def test_a_kind_that_goes_takes_its_objects_with_it(watch: Any, child_body: Make
     assert pods == []
 
 
+FORBIDDEN = ApiError(403, 'pods is forbidden: User "opd-operator" cannot list resource "pods" in namespace "ml"')
+
+
+@pytest.fixture
+def scoped(run: Run, job_body: Make) -> Callable[..., tuple[list[Kind], bool, Cache]]:
+    """Lets watches of namespace `ml`, each with its lists, go on for a while: of which kinds they are complete,
+    whether one was silent for more than half a minute, and what is known in the end."""
+
+    def go(scripts: dict[Kind, list[Any]], seconds: float = 600) -> tuple[list[Kind], bool, Cache]:
+        async def main() -> tuple[list[Kind], bool, Cache]:
+            cache = Cache(("ml", "other"), lambda _: None)
+            cache.put(Kind.OPD_JOB, job_body(1))
+            watches = {
+                kind: Watch(ScriptedApi(lists, []), cache, kind, "ml")  # type: ignore[arg-type]
+                for kind, lists in scripts.items()
+            }
+            tasks = [asyncio.create_task(each.run()) for each in watches.values()]
+            await asyncio.sleep(seconds)
+            for task in tasks:
+                task.cancel()
+            now = asyncio.get_running_loop().time()
+            listed = [kind for kind, each in watches.items() if each.listed.is_set()]
+            return listed, any(now - each.heard > 30 for each in watches.values()), cache
+
+        return run(main())
+
+    return go
+
+
+def test_a_namespace_that_is_lost_holds_up_nobody_and_is_told_once(
+    scoped: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    lost = {kind: [FORBIDDEN] * 100 for kind in (Kind.OPD_JOB, Kind.POD)}
+    listed, silent, cache = scoped(lost)
+    assert (listed, silent) == ([Kind.OPD_JOB, Kind.POD], False)
+    assert cache.observe(KEY) is None and cache.numbers() == []
+    assert [each.message.split(",")[0] for each in caplog.records] == ["namespace ml is out of reach"]
+
+
+def test_pods_that_may_not_be_seen_are_not_taken_for_none(scoped: Any, job_body: Make) -> None:
+    jobs = [page(job_body(10), version=50)]
+    listed, _, cache = scoped({Kind.OPD_JOB: jobs, Kind.POD: [FORBIDDEN] * 100})
+    assert listed == [Kind.OPD_JOB, Kind.POD]
+    assert cache.observe(KEY) is None
+
+
+def test_a_namespace_is_back_when_all_of_it_may_be_seen_again(scoped: Any, job_body: Make, child_body: Make) -> None:
+    jobs = [FORBIDDEN, page(job_body(10), version=50)]
+    pods = [FORBIDDEN, FORBIDDEN, page(child_body("a", 5), version=51)]
+    _, _, early = scoped({Kind.OPD_JOB: list(jobs), Kind.POD: list(pods)}, seconds=15)
+    assert early.observe(KEY) is None, "its pods are not known yet"
+    _, _, cache = scoped({Kind.OPD_JOB: jobs, Kind.POD: pods}, seconds=25)
+    observed = cache.observe(KEY)
+    assert observed is not None and [pod.name for pod in observed.pods] == ["a"]
+
+
+def test_a_namespace_that_is_back_without_kuberay_is_back(scoped: Any, job_body: Make) -> None:
+    missing = ApiError(404, "the server could not find the requested resource")
+    jobs = [page(job_body(10), version=50)]
+    _, _, cache = scoped({Kind.OPD_JOB: jobs, Kind.RAY_JOB: [FORBIDDEN, *[missing] * 100]})
+    observed = cache.observe(KEY)
+    assert observed is not None and not observed.kuberay
+
+
+def test_an_operator_of_all_namespaces_that_may_see_none_is_ill(run: Run) -> None:
+    async def main() -> tuple[bool, float]:
+        api, cache = ScriptedApi([FORBIDDEN] * 100, []), Cache((), lambda _: None)
+        watch = Watch(api, cache, Kind.POD, "")  # type: ignore[arg-type]
+        task = asyncio.create_task(watch.run())
+        await asyncio.sleep(600)
+        task.cancel()
+        return watch.listed.is_set(), asyncio.get_running_loop().time() - watch.heard
+
+    listed, silence = run(main())
+    assert not listed and silence > 240
+
+
 def test_a_server_that_is_away_is_not_hammered(watch: Any) -> None:
     away = [ApiUnavailable("refused") for _ in range(60)]
     api, _ = watch(list(away), [])

@@ -12,6 +12,7 @@ from operator_makers import (
     make_config,
     make_job,
     make_mailbox,
+    make_models_job,
     make_observed,
     make_pod,
     make_progress,
@@ -28,8 +29,23 @@ from opd_operator.plan.times import moment_of, stamp
 STARTING = make_mailbox(make_progress(1, "Starting", step=0))
 
 
+HURRIED = make_job({"runPolicy": {"activeDeadlineSeconds": 500}})
+
+
 def started(seconds_ago: float, *conditions, **fields):
     return attempt_status(1, *conditions, seconds_ago=seconds_ago, **fields)
+
+
+def admitted(seconds_ago: float):
+    return make_condition("QuotaReserved", reason="Admitted", seconds_ago=seconds_ago)
+
+
+def queued(seconds_ago: float):
+    return make_condition("QuotaReserved", "False", "Queued", seconds_ago=seconds_ago)
+
+
+def resumed(seconds_ago: float):
+    return make_condition("Suspended", "False", "Resumed", seconds_ago=seconds_ago)
 
 
 @pytest.mark.parametrize(
@@ -77,13 +93,13 @@ def started(seconds_ago: float, *conditions, **fields):
             id="a queue may be long",
         ),
         pytest.param(
-            make_running(make_job({"runPolicy": {"activeDeadlineSeconds": 500}}), status=training_status()),
+            make_running(HURRIED, status=training_status()),
             "ActiveDeadlineExceeded",
             id="a job that takes longer than it may",
         ),
         pytest.param(
             make_running(
-                make_job({"runPolicy": {"activeDeadlineSeconds": 500}}),
+                HURRIED,
                 status=training_status(),
                 mailbox=make_mailbox(make_progress(1, "Succeeded", step=300)),
             ),
@@ -92,7 +108,7 @@ def started(seconds_ago: float, *conditions, **fields):
         ),
         pytest.param(
             make_running(
-                make_job({"runPolicy": {"activeDeadlineSeconds": 500}}),
+                HURRIED,
                 status=training_status(),
                 mailbox=make_mailbox(
                     make_progress(1, "Failed", error={"actor": "Infrastructure", "reason": "x", "message": "y"})
@@ -101,11 +117,57 @@ def started(seconds_ago: float, *conditions, **fields):
             "ActiveDeadlineExceeded",
             id="no retry begins after the deadline",
         ),
+        pytest.param(
+            make_running(HURRIED, status=started(9000, admitted(499))), None, id="it begins with the admission"
+        ),
+        pytest.param(
+            make_running(HURRIED, status=started(9000, admitted(500))),
+            "ActiveDeadlineExceeded",
+            id="and ends a job that takes longer from there",
+        ),
+        pytest.param(
+            make_running(HURRIED, status=started(9000), rayjobs=(make_rayjob(suspended=True),), mailbox=make_mailbox()),
+            None,
+            id="a queue may be longer than it",
+        ),
+        pytest.param(
+            make_observed(HURRIED, status=recorded(2, queued(300), start_time=stamp(ago(9000))), config=make_config()),
+            None,
+            id="also between an attempt that was sent away and the next one in the queue",
+        ),
+        pytest.param(
+            make_running(HURRIED, status=started(9000, resumed(499))), None, id="it begins again with a resumption"
+        ),
+        pytest.param(
+            make_running(HURRIED, status=started(9000, resumed(500))),
+            "ActiveDeadlineExceeded",
+            id="and counts from there",
+        ),
+        pytest.param(
+            fetching(status=make_status(accepted_seconds_ago=9000), models_job=make_models_job(suspended=True)),
+            None,
+            id="models in a queue may wait",
+        ),
+        pytest.param(
+            fetching(status=make_status(accepted_seconds_ago=9000), models_job=make_models_job(resumed=ago(3599))),
+            None,
+            id="and have their time from there",
+        ),
     ],
 )
 def test_deadline(observed, want):
     failed = condition(decide(settled(observed)), "Failed")
     assert (failed.reason if failed else None) == want
+
+
+def test_a_job_that_was_sent_away_again_and_again_is_not_late():
+    """From one attempt to the next: nothing forgets that it waits."""
+    trained = started(9000, admitted(300), make_condition("Training", reason="Running", seconds_ago=200))
+    sent_away = make_running(HURRIED, status=trained, rayjobs=(make_rayjob(suspended=True),), pods=())
+    recorded_next = decide(settled(sent_away)).status
+    assert (recorded_next.attempt, condition(recorded_next, "QuotaReserved").status) == (2, "False")
+    launched = decide(settled(make_observed(HURRIED, status=recorded_next, config=make_config())))
+    assert (launched.fence, condition(launched, "Failed")) == (2, None)
 
 
 def test_a_late_start_says_what_it_was_waiting_for():
@@ -130,6 +192,7 @@ def test_a_late_start_says_what_it_was_waiting_for():
         pytest.param(
             make_observed(status=recorded(2, seconds_ago=-40), config=make_config()), 40, id="the end of a back-off"
         ),
+        pytest.param(fetching(), 10, id="the models Job's pod"),
         pytest.param(
             make_running(status=training_status(1, make_condition("Failed"))), None, id="nothing, after the end"
         ),

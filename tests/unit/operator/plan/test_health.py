@@ -13,6 +13,7 @@ from operator_makers import (
     make_deployment,
     make_job,
     make_mailbox,
+    make_models_job,
     make_observed,
     make_pod,
     make_progress,
@@ -58,6 +59,52 @@ def starting(**fields):
             "Unschedulable",
             "no node's GPU has the memory of status.memoryPlan",
             id="no GPU is large enough",
+        ),
+        pytest.param(
+            make_pod("head", **PENDING, unschedulable="1 node(s) didn't match Pod's node affinity/selector"),
+            "Unschedulable",
+            "correct nodeSelector or affinity of spec.head.podTemplate",
+            id="a head asks for no GPU",
+        ),
+        pytest.param(
+            make_pod(
+                "trainer",
+                **PENDING,
+                unschedulable="0/3 nodes are available: 1 Insufficient nvidia.com/gpu, "
+                "2 node(s) had untolerated taint {nvidia.com/gpu: present}.",
+            ),
+            "Unschedulable",
+            "add tolerations by spec.student.trainers.podTemplate",
+            id="the GPU nodes are tainted",
+        ),
+        pytest.param(
+            make_pod(
+                "trainer",
+                **PENDING,
+                unschedulable="0/3 nodes are available: 1 node(s) had untolerated taint "
+                "{node-role.kubernetes.io/control-plane: }, 2 Insufficient nvidia.com/gpu.",
+            ),
+            "Unschedulable",
+            "free GPUs",
+            id="a control plane's taint is not what is meant",
+        ),
+        pytest.param(
+            make_pod("trainer", **PENDING, unschedulable="3 node(s) didn't match PersistentVolume's node affinity."),
+            "Unschedulable",
+            "the claim's volume is in another zone",
+            id="a volume that is elsewhere",
+        ),
+        pytest.param(
+            make_pod("trainer", **PENDING, unschedulable="3 node(s) had volume node affinity conflict."),
+            "Unschedulable",
+            "the claim's volume is in another zone",
+            id="a volume that is elsewhere, in older words",
+        ),
+        pytest.param(
+            make_pod("trainer", **PENDING, unschedulable="pod has unbound immediate PersistentVolumeClaims."),
+            "Unschedulable",
+            "the claim has no volume yet",
+            id="a claim that nobody fulfils",
         ),
         pytest.param(
             make_pod("engine", **PULLING),
@@ -160,6 +207,15 @@ def test_trouble_of_teachers(fields, want_reason, want_message):
     assert (said.reason, want_message in said.message) == (want_reason, True), said.message
 
 
+@pytest.mark.parametrize("phase", ["Failed", "Succeeded"])
+def test_a_teacher_that_was_evicted_says_nothing_about_the_one_made_instead(phase):
+    teacher = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas": 1, "replicas": 1}
+    evicted = make_pod("teacher", name="old", phase=phase, ready=False, restarts=1, terminated_reason="Evicted")
+    mailbox = make_mailbox(make_progress(1, "Starting", step=0, teachers=(teacher,)))
+    decision = decide(starting(mailbox=mailbox, pods=(evicted, make_pod("teacher"))))
+    assert condition(decision, "TeacherReady").reason == "Probed"
+
+
 def test_a_teacher_that_passed_the_probe_is_ready():
     teacher = {"name": "teacher", "mode": "SGLang", "ready": True, "ready_replicas": 1, "replicas": 1}
     report = make_progress(1, "Starting", step=0, teachers=(teacher,), message="loading the student")
@@ -178,6 +234,42 @@ def test_the_models_job_says_what_keeps_it():
     decision = decide(fetching(pods=(make_pod("models", **PULLING),)))
     assert condition(decision, "ModelsReady").reason == "ImagePullFailed"
     assert decision.status.message.startswith("models pod job-models cannot pull its image: no such image opd:9")
+
+
+@pytest.mark.parametrize(
+    ("job", "pods", "want_reason", "want_message"),
+    [
+        pytest.param(make_models_job(created=ago(29)), (), "Fetching", "Reading configs", id="a pod takes its time"),
+        pytest.param(
+            make_models_job(created=ago(30)),
+            (),
+            "ReplicaFailure",
+            "Job job-models has no pod: kubectl describe job job-models says why",
+            id="a pod that is refused",
+        ),
+        pytest.param(
+            make_models_job(created=ago(30)),
+            (make_pod("models", **PENDING),),
+            "Fetching",
+            "Reading configs",
+            id="one that is there",
+        ),
+        pytest.param(
+            make_models_job(created=ago(900), suspended=True),
+            (),
+            "Fetching",
+            "Job job-models is suspended: it waits for its queue.",
+            id="a queue",
+        ),
+        pytest.param(
+            make_models_job(created=ago(900), resumed=ago(5)), (), "Fetching", "Reading configs", id="just let go"
+        ),
+    ],
+)
+def test_a_models_job_without_pods_says_why(job, pods, want_reason, want_message):
+    decision = decide(fetching(models_job=job, pods=pods))
+    assert condition(decision, "ModelsReady").reason == want_reason
+    assert decision.status.message.startswith(want_message)
 
 
 def test_the_fuller_words_about_an_image_stay_while_kubernetes_pauses():

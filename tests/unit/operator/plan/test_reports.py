@@ -53,6 +53,19 @@ FULL = make_progress(
 )
 
 
+@pytest.mark.parametrize(
+    "time",
+    [
+        pytest.param("2026-11-25 20:09:50", id="no T and no zone"),
+        pytest.param("20261125T200950.25Z", id="without dashes"),
+        pytest.param("2026-11-25T21:09:50+01:00", id="another zone"),
+    ],
+)
+def test_the_time_of_a_report_is_written_as_the_api_server_takes_it(time):
+    status = decide(settled(make_running(mailbox=make_mailbox(make_progress(time=time))))).status
+    assert status.progress.last_report_time == "2026-11-25T20:09:50Z"
+
+
 def test_all_of_a_report_is_in_the_status():
     status = decide(settled(make_running(mailbox=make_mailbox(FULL)))).status
     assert status.progress == StatusProgress(
