@@ -53,6 +53,8 @@ class TrainerEstimate:
     optimizer_bytes: int
     """FP32 main parameters (with BF16 weights) and Adam's two moments: this rank's share."""
     optimizer_on_host: bool
+    checkpoint_bytes: int
+    """Host memory in which the optimizer passes into and out of a checkpoint."""
     activations_bytes: int
     """Kept from forward to backward pass."""
     logits_bytes: int
@@ -80,12 +82,12 @@ class TrainerEstimate:
 
     @property
     def host_bytes(self) -> int:
-        """A checkpoint passes through host memory: this rank's weights and optimizer, for a moment."""
+        """With a checkpoint under way: this rank's weights and optimizer, for a moment."""
         if not self.cuda:
-            return self.resident_bytes + self.peak_bytes + TRAINER_HOST_BYTES
+            return self.resident_bytes + max(self.peak_bytes, self.checkpoint_bytes) + TRAINER_HOST_BYTES
         visiting = sum(part.weights_bytes for part in self._others if part.visits)
         optimizer = self.optimizer_bytes if self.optimizer_on_host else 0
-        return visiting + optimizer + self.student.weights_bytes + self.optimizer_bytes + TRAINER_HOST_BYTES
+        return visiting + optimizer + self.student.weights_bytes + self.checkpoint_bytes + TRAINER_HOST_BYTES
 
     @property
     def teacher_gpu_bytes(self) -> int:
@@ -196,6 +198,9 @@ def _trainer(spec: Spec, models: Mapping[str, ModelSummary]) -> TrainerEstimate:
         # FP32 weights are their own main parameters; only Adam's moments come on top.
         optimizer_bytes=share * (12 if shape.element == 2 else 8) // shape.data,
         optimizer_on_host=spec.optimizer.offload and shape.cuda,
+        # Gathered by the first of the data-parallel ranks: its own share, the whole of what they hold, and as much
+        # again for the pieces that arrive (4 bytes of main parameters and of each moment). Loading takes no more.
+        checkpoint_bytes=share * 12 // shape.data + share * 24,
         activations_bytes=shape.activations(student, tokens, recompute=spec.student.recompute == "Full"),
         logits_bytes=shape.logits(student, tokens, copies=2),
         teacher=shape.part(models[teacher.name], tokens, visits=offloaded and shape.cuda) if teacher else None,
@@ -246,8 +251,9 @@ class _Shape:
         )
 
     def forward(self, model: ModelSummary, tokens: int) -> int:
-        """Without gradients one layer lives at a time: residual, its norm, and the MLP's gate, up, silu and product."""
-        return tokens * (3 * model.hidden_size + 4 * model.ffn_hidden_size // self.tensor) * self.element
+        """Without gradients one layer lives at a time: residual, its norm, and the MLP's gate, up, silu(gate), a copy
+        of up, and the product."""
+        return tokens * (3 * model.hidden_size + 5 * model.ffn_hidden_size // self.tensor) * self.element
 
     def activations(self, model: ModelSummary, tokens: int, *, recompute: bool) -> int:
         """Recomputed: each layer's input, and one layer whole while its backward pass runs. Else every layer whole."""
@@ -258,13 +264,13 @@ class _Shape:
         return model.num_layers * tokens * model.hidden_size // split * self.element + whole
 
     def _layer(self, model: ModelSummary, tokens: int) -> int:
-        """Inputs of two norms and of the linear layers behind them; q and k before and after norm and rotation, v, the
-        attention's output and its FP32 log-sum-exp; the MLP's gate, up, silu(gate) and product."""
+        """Inputs of two norms and of the linear layers behind them; q, k and v in one, q again where its heads are
+        normalised, q and k once rotated, the cosines and sines of both rotations, the attention's output and its FP32
+        log-sum-exp; the MLP's gate and up in one, silu(gate), a copy of up, and the product."""
         queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
-        twice = 2 if _normalizes_heads(model) else 1
-        attention = twice * (queries + keys) + keys + queries
+        attention = (4 if _normalizes_heads(model) else 3) * queries + 3 * keys
         hidden = 4 * model.hidden_size // (self.tensor if self.sequence else 1)
-        elements = hidden + (attention + 4 * model.ffn_hidden_size) // self.tensor
+        elements = hidden + (attention + 5 * model.ffn_hidden_size) // self.tensor + 4 * model.head_dim
         return tokens * (elements * self.element + model.num_heads // self.tensor * 4)
 
     def logits(self, model: ModelSummary, tokens: int, *, copies: int) -> int:

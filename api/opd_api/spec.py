@@ -155,7 +155,7 @@ class RunPolicy(Contract):
     progress_deadline_seconds: Positive = 1800
     """Longest silence of a training job."""
     active_deadline_seconds: Positive | None = None
-    """Longest life; null: no limit."""
+    """Longest time since the start, or since the last resumption or admission by a queue; null: no limit."""
     ttl_seconds_after_finished: NonNegative | None = None
     """Delete the OPDJob so long after its end; null: never."""
 
@@ -205,7 +205,7 @@ class Spec(Contract):
     tracking: Tracking = Tracking()
     """Where metrics go beside the status."""
     head: Pods = Pods()
-    """The Ray head pod, where the driver runs."""
+    """The Ray head pod, where the driver runs; the pod that reads the models is shaped like it."""
     device: Literal["CUDA", "CPU"] = "CUDA"
     """CPU is for tiny models and tests."""
     image: Text = ""

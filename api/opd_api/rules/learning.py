@@ -1,6 +1,5 @@
 """Rules of the document alone about learning: OPD term, estimator, reference, reward, evaluation, optimizer."""
 
-from ..models import Teacher
 from ..spec import Spec
 from .rule import Rule, not_available
 from .running import has_task_reward
@@ -11,12 +10,15 @@ _FINAL = "(has(self.distillation.klCoefSchedule.final) && self.distillation.klCo
 _REINFORCE = "['ReinforcePlusPlus', 'ReinforcePlusPlusBaseline']"
 
 
-def _learns_something(spec: Spec) -> bool:
-    def coef(teacher: Teacher) -> float:
-        return spec.distillation.kl_coef if teacher.kl_coef is None else teacher.kl_coef
+def _coefs(spec: Spec) -> list[float]:
+    """Of each teacher: its own, else the job's."""
+    common = spec.distillation.kl_coef
+    return [common if teacher.kl_coef is None else teacher.kl_coef for teacher in spec.teachers]
 
+
+def _learns_something(spec: Spec) -> bool:
     final = spec.distillation.kl_coef_schedule.final or 0
-    return has_task_reward(spec) or final > 0 or any(coef(teacher) > 0 for teacher in spec.teachers)
+    return has_task_reward(spec) or final > 0 or any(coef > 0 for coef in _coefs(spec))
 
 
 DISTILLATION_RULES: list[Rule] = [
@@ -74,10 +76,12 @@ DISTILLATION_RULES: list[Rule] = [
         hint="set both type: TargetKL and targetKL (nats per token), or neither",
     ),
     Rule(
-        node="spec.distillation",
-        field="klCoef",
-        holds=lambda d: d.kl_coef_schedule.type != "TargetKL" or d.kl_coef > 0,
-        cel="self.klCoefSchedule.type != 'TargetKL' || self.klCoef > 0.0",
+        node="spec",
+        field="distillation.klCoef",
+        holds=lambda spec: (
+            spec.distillation.kl_coef_schedule.type != "TargetKL" or all(coef > 0 for coef in _coefs(spec))
+        ),
+        cel=f"self.distillation.klCoefSchedule.type != 'TargetKL' || self.teachers.all(t, {_COEF})",
         message="0 cannot be steered: type: TargetKL multiplies it",
         hint="set klCoef: 1.0",
     ),
@@ -176,6 +180,14 @@ STEP_RULES: list[Rule] = [
         cel="self.optimizer.warmupSteps < self.steps",
         message="{value} steps of warm-up leave none of spec.steps to train",
         hint="set warmupSteps below spec.steps",
+    ),
+    Rule(
+        node="spec",
+        field="optimizer.offload",
+        holds=lambda spec: not spec.optimizer.offload or spec.device == "CPU" or spec.student.precision != "FP32",
+        cel="!self.optimizer.offload || self.device == 'CPU' || self.student.precision != 'FP32'",
+        message="cannot move an optimizer of FP32 weights: they are its own main parameters",
+        hint="set student.precision: BF16, or offload: false",
     ),
     Rule(
         node="spec",

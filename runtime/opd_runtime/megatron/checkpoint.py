@@ -12,6 +12,7 @@ import pickle
 import queue
 import re
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +26,20 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
     FullyParallelSaveStrategyWrapper,
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy, TorchDistSaveShardedStrategy
+from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import CheckpointIncomplete, UserError
+from .adam_state import prime_adam, unshare_steps
 
 TRACKER = "latest_checkpointed_iteration.txt"
 DRIVER_STATE = "driver_state.json"
 EMBEDDING = "embedding.word_embeddings.weight"
+REFERENCE = "reference."
 _SHARDING = {
     "distrib_optim_sharding_type": "fully_reshardable",
+    # The first data-parallel rank gathers the optimizer in its host memory; else every rank does, through its GPU.
+    "distrib_optim_fully_reshardable_mem_efficient": True,
     "singleton_local_shards": False,
     "chained_optim_avoid_prefix": True,
 }
@@ -50,15 +56,20 @@ def iteration_dir(root: Path, step: int) -> Path:
 def complete_checkpoints(root: Path) -> list[tuple[int, Path]]:
     """(step, folder) of every complete checkpoint of a run, oldest first. Needs no process group."""
     found = []
-    for folder in root.glob("iter_*") if root.is_dir() else ():
-        match = re.fullmatch(r"iter_(\d{7,})", folder.name)
-        if match:
-            try:
-                read_driver_state(folder)
-            except CheckpointIncomplete:
-                continue
-            found.append((int(match[1]), folder))
+    for step, folder in _iterations(root):
+        try:
+            read_driver_state(folder)
+        except CheckpointIncomplete:
+            continue
+        found.append((step, folder))
     return sorted(found)
+
+
+def _iterations(root: Path) -> Iterator[tuple[int, Path]]:
+    """(step, folder) of every checkpoint of a run, complete or not."""
+    for folder in root.glob("iter_*"):
+        if match := re.fullmatch(r"iter_(\d{7,})", folder.name):
+            yield int(match[1]), folder
 
 
 def read_driver_state(folder: Path) -> dict[str, Any]:
@@ -74,8 +85,13 @@ def read_driver_state(folder: Path) -> dict[str, Any]:
     return document
 
 
-def save(root: Path, step: int, model, optimizer, *, identity: str, state: dict[str, Any], keep: int) -> Path:
-    """A collective. The tracker names the new checkpoint only once it is complete; older ones beyond `keep` go last."""
+def save(
+    root: Path, step: int, model, optimizer, *, reference=None, identity: str, state: dict[str, Any], keep: int
+) -> Path:
+    """A collective. The tracker names the new checkpoint only once it is complete; what is not kept goes last.
+
+    `reference`: a model whose weights have changed since the run began.
+    """
     folder = iteration_dir(root, step)
     if dist.get_rank() == 0:
         shutil.rmtree(folder, ignore_errors=True)
@@ -83,22 +99,28 @@ def save(root: Path, step: int, model, optimizer, *, identity: str, state: dict[
     dist.barrier()
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     strategy = FullyParallelSaveStrategyWrapper(TorchDistSaveShardedStrategy(), group)
-    content = _sharded_state(model, optimizer, step, loading=False)
+    content = _sharded_state(model, optimizer, reference, step)
     dist_checkpointing.save(content, str(folder), strategy, content_metadata=_SHARDING)
     dist.barrier()
     if dist.get_rank() == 0:
         files = {str(file.relative_to(folder)): file.stat().st_size for file in folder.rglob("*") if file.is_file()}
         _replace(folder / DRIVER_STATE, json.dumps({"identity": identity, "state": state, "files": files}))
         _replace(root / TRACKER, str(step))
-        for _, old in complete_checkpoints(root)[:-keep]:
-            (old / DRIVER_STATE).unlink()  # incomplete from here on, whatever interrupts the removal
-            shutil.rmtree(old)
+        _remove_others(root, {folder, *(path for _, path in complete_checkpoints(root)[-keep:])})
     dist.barrier()
     return folder
 
 
-def load_latest(root: Path, model, optimizer, *, identity: str) -> tuple[int, dict[str, Any]] | None:
-    """The newest complete checkpoint into model and optimizer; its step and driver state. None without one.
+def _remove_others(root: Path, kept: set[Path]) -> None:
+    """Checkpoints beyond those kept, and incomplete ones: nothing picks them, and they fill the disk."""
+    for _, folder in list(_iterations(root)):
+        if folder not in kept:
+            (folder / DRIVER_STATE).unlink(missing_ok=True)  # incomplete from here on, whatever interrupts the removal
+            shutil.rmtree(folder)
+
+
+def load_latest(root: Path, model, optimizer, *, reference=None, identity: str) -> tuple[int, dict[str, Any]] | None:
+    """The newest complete checkpoint into model, optimizer and reference; its step and driver state. None without one.
 
     Raises UserError when it is another job's: continuing there would overwrite that job's work.
     """
@@ -114,10 +136,14 @@ def load_latest(root: Path, model, optimizer, *, identity: str) -> tuple[int, di
             path=str(root),
             hint="choose another job name or run folder, or start over with --fresh",
         )
-    content = _load(folder, _sharded_state(model, optimizer, 0, loading=True))
-    model.load_state_dict(content["model"])
+    if not any(key.startswith(REFERENCE) for key in dist_checkpointing.load_tensors_metadata(str(folder))):
+        reference = None  # when this was saved it was still what the run began with
+    content = _load(folder, _sharded_state(model, optimizer, reference))
+    _load_weights(model, content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    _unshare_adam_steps(optimizer)
+    unshare_steps(optimizer)
+    if reference is not None:
+        _load_weights(reference, content["reference"])
     return step, document["state"]
 
 
@@ -134,7 +160,7 @@ def load_model_weights(root: Path, model, step: int | None = None) -> None:
     if dist_checkpointing.check_is_distributed_checkpoint(str(folder)):
         _check_vocabulary(folder, model)
         try:
-            content = _load(folder, {"model": model.sharded_state_dict(metadata=_metadata())})["model"]
+            content = _load(folder, {"model": _sharded_weights(model, loading=True)})["model"]
         except (CheckpointException, CheckpointingException) as error:
             raise UserError(
                 f"its weights do not fit the model ({_reason(error)})",
@@ -143,7 +169,7 @@ def load_model_weights(root: Path, model, step: int | None = None) -> None:
             ) from error
     else:
         content = _load_legacy(folder)
-    model.load_state_dict(content)
+    _load_weights(model, content)
 
 
 def _load_legacy(folder: Path) -> dict[str, Any]:
@@ -194,7 +220,7 @@ def save_model_weights(root: Path, model) -> None:
     if dist.get_rank() == 0:
         folder.mkdir(parents=True)
     dist.barrier()
-    content = {"model": model.sharded_state_dict(metadata=_metadata()), "checkpoint_version": 3.0}
+    content = {"model": _sharded_weights(model, loading=False), "checkpoint_version": 3.0}
     dist_checkpointing.save(content, str(folder), TorchDistSaveShardedStrategy(), content_metadata=_SHARDING)
     dist.barrier()
     if dist.get_rank() == 0:
@@ -205,17 +231,37 @@ def _metadata() -> dict[str, Any]:
     return {**_SHARDING, "dp_cp_group": parallel_state.get_data_parallel_group(with_context_parallel=True)}
 
 
-def _sharded_state(model, optimizer, step: int, *, loading: bool) -> dict[str, Any]:
-    _prime_adam(optimizer)
-    state = {"iteration": step, "checkpoint_version": 3.0, "model": model.sharded_state_dict(metadata=_metadata())}
+def _sharded_state(model, optimizer, reference, step: int | None = None) -> dict[str, Any]:
+    """What a run's checkpoint of `step` holds; to load one, no step is given."""
+    prime_adam(optimizer)
+    loading = step is None
+    state = {"iteration": step, "checkpoint_version": 3.0, "model": _sharded_weights(model, loading=loading)}
     state["optimizer"] = optimizer.sharded_state_dict(state, is_loading=loading, metadata=_metadata())
+    if reference is not None:
+        state["reference"] = _sharded_weights(reference, loading=loading)
+        add_prefix_for_sharding(state["reference"], REFERENCE)
     return state
+
+
+def _sharded_weights(model, *, loading: bool) -> dict[str, Any]:
+    weights = model.sharded_state_dict(metadata=_metadata())
+    return {name: value for name, value in weights.items() if not (loading and _is_extra(name))}
 
 
 def _load(folder: Path, state: dict[str, Any]) -> dict[str, Any]:
     group = parallel_state.get_data_parallel_group(with_context_parallel=True)
     strategy = FullyParallelLoadStrategyWrapper(TorchDistLoadShardedStrategy(), group)
     return dist_checkpointing.load(state, str(folder), strategy)
+
+
+def _load_weights(model, weights: dict[str, Any]) -> None:
+    extra = {name: value for name, value in model.state_dict().items() if _is_extra(name)}
+    model.load_state_dict({name: value for name, value in weights.items() if not _is_extra(name)} | extra)
+
+
+def _is_extra(name: str) -> bool:
+    """FP8 state, which we never have: Transformer Engine gives it to more layers than the portable spec does."""
+    return name.endswith("_extra_state")
 
 
 def _replace(path: Path, text: str) -> None:
@@ -243,28 +289,3 @@ def _reason(error: Exception) -> str:
     """The first rank's failure, without the list of all tensors that follows."""
     failures = getattr(error, "failures", {0: (error, None)})
     return str(next(iter(failures.values()))[0]).strip("\"'").split(" not in state dict")[0][:200]
-
-
-def _inner_optimizers(optimizer):
-    for part in getattr(optimizer, "chained_optimizers", [optimizer]):
-        yield getattr(part, "optimizer", part)
-
-
-def _prime_adam(optimizer) -> None:
-    """torch's AdamW has no state before its first step; Megatron's distributed optimizer cannot save or load none."""
-    for adam in _inner_optimizers(optimizer):
-        if isinstance(adam, torch.optim.Adam | torch.optim.AdamW) and not adam.state:
-            for parameter in (p for group in adam.param_groups for p in group["params"]):
-                adam.state[parameter] = {
-                    "step": torch.zeros(()),
-                    "exp_avg": torch.zeros_like(parameter),
-                    "exp_avg_sq": torch.zeros_like(parameter),
-                }
-
-
-def _unshare_adam_steps(optimizer) -> None:
-    """Megatron's loader puts one step tensor into every parameter's state: each `+= 1` would count for all of them."""
-    for adam in _inner_optimizers(optimizer):
-        for state in adam.state.values():
-            if torch.is_tensor(state.get("step")):
-                state["step"] = state["step"].clone()

@@ -143,18 +143,6 @@ def _compile() -> None:
 
 def _megatron_details() -> None:
     import megatron.core.tensor_parallel.random as random
-    from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 
     random._set_cuda_rng_state = lambda state, device=-1, graph_safe=False: torch.set_rng_state(state)
     random._get_cuda_rng_state = lambda device="cuda", clone=False, graph_safe=False: torch.get_rng_state()
-
-    def set_states(self, model_param, tensors):
-        """With torch's AdamW the reshardable formats carry no per-parameter `step`; the original setter asks for it."""
-        group, order = self.model_param_group_index_map[model_param]
-        main = self.optimizer.param_groups[group]["params"][order]
-        with torch.no_grad():
-            for name, value in {"param": main, **self.optimizer.state[main]}.items():
-                if name in tensors:
-                    value.copy_(tensors[name])
-
-    DistributedOptimizer._set_main_param_and_optimizer_states = set_states

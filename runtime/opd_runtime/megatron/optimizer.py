@@ -16,6 +16,7 @@ def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[Distribute
     module = Float16Module(config, model) if bf16 else model
     ddp_config = DistributedDataParallelConfig(use_distributed_optimizer=True, grad_reduce_in_fp32=True)
     ddp = DistributedDataParallel(config, ddp_config, module)
+    offload = optimizer.offload and next(model.parameters()).is_cuda
     adam = get_megatron_optimizer(
         OptimizerConfig(
             optimizer="adam",
@@ -30,7 +31,9 @@ def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[Distribute
             bf16=bf16,
             params_dtype=torch.bfloat16 if bf16 else torch.float32,
             use_distributed_optimizer=True,
-            optimizer_cpu_offload=optimizer.offload and torch.cuda.is_available(),
+            optimizer_cpu_offload=offload,
+            # Main parameters then live in the offloaded optimizer, where checkpoints look for them.
+            use_precision_aware_optimizer=offload,
             optimizer_offload_fraction=1.0,
         ),
         [ddp],

@@ -77,8 +77,10 @@ class Trainer:
         return self._frozen(teacher.model_path, teacher.offloaded, teacher.load, teacher.checkpoint_step)
 
     def _reference(self) -> FrozenModel | None:
+        """Without a model of its own it is what the student begins as."""
         path = self.cfg.reference_path
-        return None if path is None else self._frozen(path, offloaded=True)
+        load = None if self.cfg.algorithm.reference.model else self.cfg.student_load
+        return None if path is None else self._frozen(path, offloaded=True, load=load)
 
     def _frozen(self, path: Path, offloaded: bool, load: Path | None = None, step: int | None = None) -> FrozenModel:
         return FrozenModel(
@@ -274,14 +276,29 @@ class Trainer:
         return export_hf(self.model, self.hf)
 
     def save(self, step: int, driver_state: dict[str, Any]) -> Path:
-        keep = self.cfg.checkpoint.keep
         return checkpoint.save(
-            self.cfg.checkpoint_dir, step, self.model, self.adam, identity=self.cfg.uid, state=driver_state, keep=keep
+            self.cfg.checkpoint_dir,
+            step,
+            self.model,
+            self.adam,
+            reference=self._moving_reference,
+            identity=self.cfg.uid,
+            state=driver_state,
+            keep=self.cfg.checkpoint.keep,
         )
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:
         """Step and driver state of the newest complete checkpoint, now loaded; None without one."""
-        return checkpoint.load_latest(self.cfg.checkpoint_dir, self.model, self.adam, identity=self.cfg.uid)
+        return checkpoint.load_latest(
+            self.cfg.checkpoint_dir, self.model, self.adam, reference=self._moving_reference, identity=self.cfg.uid
+        )
+
+    @property
+    def _moving_reference(self) -> torch.nn.Module | None:
+        """The reference where it follows the student: its weights are then part of a checkpoint."""
+        if self.reference is None or self.cfg.algorithm.reference.update_every_steps is None:
+            return None
+        return self.reference.model
 
     def export_hf(self, path: Path) -> None:
         """The student as a Hugging Face folder: config, tokenizer, safetensors. Replaces `path` when it is complete."""
@@ -308,6 +325,10 @@ class Trainer:
 def init_distributed(cfg: TrainConfig) -> None:
     """torch.distributed (NCCL on CUDA, gloo on CPU) and Megatron's groups over it."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    # Else torch rounds pinned memory up to powers of two: an offloaded model could take twice its size. Read once, by
+    # whatever uses an accelerator first.
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "pinned_max_round_threshold_mb:1")
     if cfg.device == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
     backend = "nccl" if cfg.device == "cuda" else "gloo"

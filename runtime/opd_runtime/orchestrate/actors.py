@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 class TrainerActor:
     """One Megatron rank. Every rank gets the same calls in the same order: they are collectives."""
 
-    def __init__(self, rank: int, world_size: int, log_dir: Path) -> None:
+    def __init__(self, rank: int, world_size: int, device: str, log_dir: Path) -> None:
         # Ray shows each actor only its own GPU, so the local rank is always 0.
         os.environ.update(RANK=str(rank), WORLD_SIZE=str(world_size), LOCAL_RANK="0")
+        if device == "cpu":  # Ray hides no GPU from an actor that asks for none. Before torch is imported.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
         _log_to(log_dir / f"trainer-{rank}.log")
         self._sender: WeightSender | None = None
         self._engines: tuple[str, tuple[str, ...]] = ("", ())

@@ -153,7 +153,7 @@ async def _started(
             weights=weights,
             rollouts=rollouts,
             scorer=scorer,
-            evaluator=Evaluator(cfg, inputs.held_out, inputs.eval_rewarder, generator),
+            evaluator=Evaluator(cfg, inputs.held_out, inputs.eval_rewarder, generator, reporter.note),
             reporter=reporter,
             state=state,
             stop=stop,

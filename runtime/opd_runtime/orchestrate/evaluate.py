@@ -1,6 +1,6 @@
 """pass@1 of the student, through its engines, and once of the teacher. Says who generates; judges nothing itself."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ..config import MegatronTeacher, TrainConfig
 from ..errors import EngineUnavailable, UserError
@@ -21,9 +21,14 @@ class Evaluator:
     """Held-out prompts and their judge. Without prompts every call gives None."""
 
     def __init__(
-        self, cfg: TrainConfig, prompts: Sequence[Prompt], rewarder: Rewarder, generator: RolloutGenerator
+        self,
+        cfg: TrainConfig,
+        prompts: Sequence[Prompt],
+        rewarder: Rewarder,
+        generator: RolloutGenerator,
+        note: Callable[[str], None],
     ) -> None:
-        self.cfg, self.prompts, self.rewarder, self.generator = cfg, prompts, rewarder, generator
+        self.cfg, self.prompts, self.rewarder, self.generator, self._note = cfg, prompts, rewarder, generator, note
 
     async def student(self) -> EvalResult | None:
         return await self._judge(self.generator.generate)
@@ -47,7 +52,8 @@ class Evaluator:
         )
         try:
             return await self._judge(generator.generate)
-        except (EngineUnavailable, UserError):
+        except (EngineUnavailable, UserError) as error:
+            self._note(f"the teacher's pass@1 stays unknown: {error}")
             return None
         finally:
             await generator.close()
@@ -73,4 +79,4 @@ def _in_process(trainers: Trainers, tokenizer: PromptTokenizer) -> Generate:
 
 
 async def _stays_dead(index: int) -> str:
-    raise EngineUnavailable("the teacher stopped answering while it was evaluated")
+    raise EngineUnavailable("its server stopped answering, or answers something else than samples")

@@ -8,12 +8,16 @@ from ..algorithms.opd import adapted_kl_coef, scheduled_kl_coef
 from ..config import TrainConfig
 from ..report.metrics import StepRecord, now
 from ..report.reporter import Reporter
+from ..rollout.generate import Collected
 from ..teacher.scorer import TeacherScorer
 from ..uri import uri_of
 from .evaluate import Evaluator
 from .placement import Trainers, Weights
-from .record import RunState, eval_metrics, rollout_metrics, teacher_metrics, time_metrics
+from .record import RunState, commonest_reward_failure, eval_metrics, rollout_metrics, teacher_metrics, time_metrics
 from .rollouts import Rollouts
+
+LONGEST_NOTE = 300
+"""Characters of a user's own exception."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -30,6 +34,8 @@ class Run:
     state: RunState
     stop: asyncio.Event
     """Set from outside (Ctrl-C, a stop request): the step in progress ends, a checkpoint is saved, `train` returns."""
+    told: set[str] = field(default_factory=set)
+    """Failures of rewards that have been noted."""
 
 
 async def train(run: Run) -> bool:
@@ -51,9 +57,7 @@ async def train(run: Run) -> bool:
         metrics = result.metrics | rollout_metrics(rollout.collected, run.rollouts.stream.dropped)
         if run.scorer is not None:
             metrics |= teacher_metrics(rollout.collected, run.scorer.take_stats())
-        if rollout.collected.degraded:
-            run.reporter.note(f"step {step + 1}: the teacher did not score {rollout.collected.unscored} samples")
-        stopping = run.stop.is_set()
+        note_failures(run, step, rollout.collected)
         last = step + 1 == cfg.steps
         if _due(step + 1, cfg.evaluation.every_steps, last):
             metrics |= await evaluate_student(run)
@@ -65,12 +69,22 @@ async def train(run: Run) -> bool:
         )
         clock = Clock()
         # After the record: a run killed in between does the step again, and no record is ever missing.
-        if stopping or _due(step + 1, cfg.checkpoint.every_steps, last):
+        if run.stop.is_set() or _due(step + 1, cfg.checkpoint.every_steps, last):
             await save(run)
             clock.lap("save")
-        if stopping:
-            return last
+            if run.stop.is_set():  # also when it came while the checkpoint was written
+                return last
     return True
+
+
+def note_failures(run: Run, step: int, collected: Collected) -> None:
+    """A teacher that leaves much unscored, in every step; the step's most common failure of a reward once in a run."""
+    if collected.degraded:
+        run.reporter.note(f"step {step + 1}: the teacher did not score {collected.unscored} samples")
+    failure, count = commonest_reward_failure(collected)
+    if count and failure not in run.told:
+        run.told.add(failure)
+        run.reporter.note(f"step {step + 1}: no reward for {count} samples: {failure[:LONGEST_NOTE]}")
 
 
 async def evaluate_student(run: Run) -> dict[str, float]:

@@ -25,6 +25,8 @@ PLACEMENT_TIMEOUT_SECONDS = 1800
 """How long to wait for pods of the worker groups to join Ray."""
 SENDS = 3
 """Of the same weights. The first may meet an engine that dies, the second one whose death shows only then."""
+STOP_SECONDS = 30.0
+"""For the servers' own clean end. A keeper that is loading or restarting its server hears of no stop before that."""
 DYING_SECONDS = 2.0
 """What a server takes to end after its scheduler."""
 
@@ -71,7 +73,7 @@ class Trainers:
         self._group = await _placed(TRAINER_RESOURCE, shape.replicas, per_pod if cuda else 0)
         self.actors = [
             _actor(TrainerActor, self._group, rank // per_pod, TRAINER_RESOURCE, 1 / per_pod, 1 if cuda else 0).remote(
-                rank, self.cfg.world_size, self.cfg.run_dir / "logs"
+                rank, self.cfg.world_size, self.cfg.device, self.cfg.run_dir / "logs"
             )
             for rank in range(self.cfg.world_size)
         ]
@@ -177,10 +179,18 @@ class Servers:
         return [index for index, answer in enumerate(answers) if answer is not True]
 
     async def stop(self) -> None:
-        """The servers, their keepers, and their place."""
-        await asyncio.gather(*(actor.stop.remote() for actor in self.actors), return_exceptions=True)
-        if self._group is not None:
-            remove_placement_group(self._group)
+        """The servers, their keepers, and their place. A server ends with its keeper, if not before."""
+        asked = self.actors if self.urls else []  # one that still loads has nothing to end in order
+        try:
+            async with asyncio.timeout(STOP_SECONDS):
+                await asyncio.gather(*(actor.stop.remote() for actor in asked), return_exceptions=True)
+        except TimeoutError:
+            pass
+        finally:
+            for actor in self.actors:
+                ray.kill(actor)
+            if self._group is not None:
+                remove_placement_group(self._group)
 
     async def pids(self) -> list[tuple[int, int]]:
         return await _results([actor.pids.remote() for actor in self.actors])

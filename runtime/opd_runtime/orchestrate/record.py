@@ -1,5 +1,6 @@
 """What a run remembers: the state a checkpoint carries, the numbers of a step, the summary at the end. Plain data."""
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from statistics import fmean
@@ -7,6 +8,7 @@ from typing import Any
 
 from ..rollout.evaluate import EvalResult
 from ..rollout.generate import Collected
+from ..rollout.rewards.rewarder import REWARD_FAILURE
 from ..rollout.sample import Finish, Sample
 from ..teacher.stats import ScorerStats
 
@@ -75,6 +77,13 @@ def rollout_metrics(collected: Collected, dropped_prompts: int) -> dict[str, flo
     if raws:
         metrics |= {"reward/mean": fmean(sample.reward for sample in valid), "reward/raw": fmean(raws)}
     return metrics
+
+
+def commonest_reward_failure(collected: Collected) -> tuple[str, int]:
+    """What happened and to how many samples; ("", 0) when every reward is there."""
+    failures = [sample.failure for sample in collected.samples if sample.failure.startswith(REWARD_FAILURE)]
+    [(failure, count)] = Counter(failures).most_common(1) or [("", 0)]
+    return failure.removeprefix(REWARD_FAILURE), count
 
 
 def response_tokens(samples: list[Sample]) -> int:

@@ -15,7 +15,7 @@ from opd_api.documents import ModelSummary
 from opd_api.errors import InvalidJob, Problem
 from opd_api.names import teacher_url
 from opd_api.rules import check_models, check_pods
-from opd_api.spec import OPDJob
+from opd_api.spec import Distillation, OPDJob, Spec
 from opd_api.spec import PromptSource as PromptSourceSpec
 
 from ..config import MegatronTeacher, PromptSource, Remote, SGLangTeacher, TrainConfig, uses_bf16
@@ -140,7 +140,7 @@ def resolve(job: OPDJob, places: Places, *, machine: Machine | None = None, atte
         student=spec.student,
         rollout=spec.rollout,
         data=spec.data,
-        distillation=spec.distillation,
+        distillation=_distillation(spec),
         algorithm=spec.algorithm,
         reward=spec.reward,
         evaluation=spec.evaluation,
@@ -181,6 +181,12 @@ def _teacher(job: OPDJob, finder: _Finder) -> SGLangTeacher | MegatronTeacher:
         checkpoint_step=spec.megatron.checkpoint_step,
         offloaded=spec.megatron.placement == "Offloaded",
     )
+
+
+def _distillation(spec: Spec) -> Distillation:
+    """With the coefficient of the job's one teacher, where that has its own."""
+    own = spec.teachers[0].kl_coef
+    return spec.distillation if own is None else spec.distillation.model_copy(update={"kl_coef": own})
 
 
 def _same_weights(student: Path, student_load: str, teacher: SGLangTeacher | MegatronTeacher) -> list[Problem]:

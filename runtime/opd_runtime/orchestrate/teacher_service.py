@@ -18,6 +18,7 @@ from ..teacher.scorer import TeacherScorer
 from .teacher_servers import WATCH_SECONDS, TeacherServers
 
 LOOK_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2.0
 SCORE_DEADLINE_SECONDS = 600.0
 """How long a sequence may keep failing, and longer where a server may take longer to come back."""
 
@@ -95,11 +96,16 @@ class TeacherService(TeacherServers):
 
 
 async def _answers(url: str, *, known: bool) -> bool:
-    """Whether it takes requests. One that is `known` and silent is taken for busy: a long prefill can starve it."""
-    timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_SECONDS)
+    """Whether it takes requests. One that is `known` and silent is taken for busy: a long prefill can starve it.
+
+    A busy server's kernel still takes connections for it; where none is taken, its pod has gone without a word.
+    """
+    timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
     try:
         async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/ready") as reply:
             return reply.status < 500
+    except aiohttp.ConnectionTimeoutError:
+        return False
     except TimeoutError:
         return known
     except (aiohttp.ClientError, OSError):

@@ -10,6 +10,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from ..connections import connector
 from ..errors import EngineUnavailable, UserError
 from .sample import Finish
 
@@ -26,7 +27,7 @@ class Generation:
     """log p of each id at the sampling temperature (nats)."""
     finish: Finish
     weight_version: int
-    """Of the weights that sampled its last token."""
+    """Of the weights that sampled its last token; 0 where the server does not count (its own default is a word)."""
 
 
 class EngineClient:
@@ -75,8 +76,7 @@ class EngineClient:
 
     def _open(self) -> aiohttp.ClientSession:
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector)
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector())
         return self._session
 
     def _silent(self, error: BaseException) -> EngineUnavailable:
@@ -125,12 +125,12 @@ def _generation(answer: Mapping[str, Any]) -> Generation:
     logprobs = [float(row[0]) for row in meta["output_token_logprobs"]]
     if len(logprobs) != len(ids):
         raise ValueError(f"{len(logprobs)} log-probs for {len(ids)} tokens")
-    reason = meta["finish_reason"]
+    reason, version = meta["finish_reason"], str(meta["weight_version"])
     return Generation(
         ids=ids,
         logprobs=logprobs,
         finish=Finish(reason["type"]) if reason else Finish.ABORT,
-        weight_version=int(meta["weight_version"]),
+        weight_version=int(version) if version.isdecimal() else 0,
     )
 
 

@@ -3,7 +3,8 @@
 The command lives as long as PARENT_PID and no longer, also when that dies of SIGKILL: the guardian is the command's
 parent, looks for its own once a second, and ends the command's whole process group. The kernel's "signal me when my
 parent dies" alone would not do: it follows the thread that forked, and SGLang's processes ask for it only after seconds
-of imports. SIGTERM is passed on; SIGQUIT ends the group at once. Exits with the command's status, a signal as 128 + n.
+of imports. A guardian that is itself killed (Ray does it to the children of an actor it ends) leaves an heir, who ends
+the group. SIGTERM is passed on; SIGQUIT ends the group at once. Exits with the command's status, a signal as 128 + n.
 SCRATCH is a folder for the command's temporary files (SGLang leaves its sockets there); it goes when the command ends.
 """
 
@@ -24,8 +25,10 @@ def main() -> int:
     os.environ["TMPDIR"] = scratch
     try:
         child = _start(command)
+        heir = _leave_heir(child, scratch)
         status = _watch(child, parent)
         _kill_group(child)
+        os.kill(heir, signal.SIGKILL)
         return status
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
@@ -49,6 +52,20 @@ def _start(command: list[str]) -> int:
     except OSError as error:
         os.write(2, f"{command[0]}: {error}\n".encode())
         os._exit(127)
+
+
+def _leave_heir(child: int, scratch: str) -> int:
+    """A process that waits for this one to be killed."""
+    wait_end, held_end = os.pipe()
+    heir = os.fork()
+    if heir:
+        os.close(wait_end)
+        return heir
+    os.close(held_end)
+    os.read(wait_end, 1)  # nobody writes: it returns when the guardian's end is closed
+    _kill_group(child)
+    shutil.rmtree(scratch, ignore_errors=True)
+    os._exit(0)
 
 
 def _watch(child: int, parent: int) -> int:

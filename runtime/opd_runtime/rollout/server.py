@@ -90,7 +90,7 @@ def command(
         argv += ["--mem-fraction-static", str(memory_fraction)]
     else:
         launcher = [str(HERE / "cpu_launch.py")]
-        env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1"}
+        env |= {"SGLANG_USE_CPU_ENGINE": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
         argv += _cpu_args(model_path)
     return [sys.executable, *launcher, *argv, *extra_args], env
 

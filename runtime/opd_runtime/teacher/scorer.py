@@ -15,6 +15,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from ..connections import connector
 from ..errors import LogprobsUnusable, TeacherUnavailable
 from .logprobs import Pair, check_pair, request_body, response_logprobs
 from .stats import ScorerStats, StatsCounter
@@ -244,8 +245,7 @@ class TeacherScorer:
     async def _post(self, url: str, body: object) -> Any:
         """The parsed answer; None when it is no JSON. Raises TeacherUnavailable for what no retry cures."""
         if self._session is None:
-            connector = aiohttp.TCPConnector(limit=0)
-            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector)
+            self._session = aiohttp.ClientSession(headers=self._headers, timeout=self._timeout, connector=connector())
         try:
             async with self._session.post(url, data=orjson.dumps(body)) as reply:
                 content, status = await reply.read(), reply.status

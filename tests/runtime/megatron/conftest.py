@@ -84,7 +84,12 @@ class Ranks:
                     stdin=subprocess.DEVNULL,
                     stdout=output,
                     stderr=subprocess.STDOUT,
-                    env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                    env=os.environ
+                    | {
+                        "OMP_NUM_THREADS": "1",
+                        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+                        "CUDA_VISIBLE_DEVICES": "",  # on CPU also where there are GPUs
+                    },
                 )
             theirs.close()
             self._processes.append((process, ours))

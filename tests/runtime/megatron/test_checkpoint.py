@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from opd_api.spec import Algorithm, Checkpoint, Optimizer
+from opd_api.spec import Algorithm, Checkpoint, Optimizer, Reference
 from opd_runtime.errors import UserError
 
 LENGTHS = [(1, 9), (4, 13), (3, 7), (2, 5), (3, 11)]
@@ -148,6 +148,54 @@ def test_the_newest_checkpoints_are_kept_and_the_tracker_names_the_last(tiny_mod
     assert (cfg.checkpoint_dir / "latest_checkpointed_iteration.txt").read_text() == "4"
 
 
+def test_saving_removes_incomplete_checkpoints_and_nothing_else(tiny_model, make_config, batches, ranks):
+    """Older and newer ones; `release` and names that no save gives stay."""
+    cfg = make_config(tiny_model(), checkpoint=Checkpoint(keep=2))
+    for name in ("iter_0000001", "iter_0000009", "iter_9", "iter_0000009.part", "release"):
+        (cfg.checkpoint_dir / name).mkdir(parents=True)
+        (cfg.checkpoint_dir / name / "__0_0.distcp").touch()
+    assert ranks.train(train_and_save, cfg, batches[:1], 2)
+    assert _folders(cfg) == ["iter_0000002", "iter_0000009.part", "iter_9"]
+    assert (cfg.checkpoint_dir / "release").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("saved", "resumed"),
+    [
+        pytest.param({}, {}, id="one process"),
+        pytest.param({"data": 2}, {"tensor": 2}, id="DP2 to TP2", marks=pytest.mark.full),
+    ],
+)
+def test_a_reference_that_follows_the_student_is_part_of_a_checkpoint(
+    saved, resumed, tiny_model, make_config, batches, ranks
+):
+    """It last moved after step 2: neither the first student, nor the one saved."""
+    student = tiny_model()
+    algorithm = Algorithm(reference=Reference(loss_kl_coef=0.1, update_every_steps=2))
+    cfg = make_config(student, algorithm=algorithm, reference_path=student, **saved)
+    before, want = ranks.train(reference_around_saving, cfg, batches)
+    other = make_config(student, algorithm=algorithm, reference_path=student, run_dir=cfg.run_dir, **resumed)
+    got = ranks.train(reference_once_resumed, other, batches)
+    assert np.abs(want - before).max() > 0.01
+    np.testing.assert_allclose(got, want, atol=0 if saved == resumed else 1e-4, rtol=0)
+
+
+def test_a_reference_may_begin_to_follow_when_a_run_goes_on(two_checkpoints, make_config, batches, ranks, tmp_path):
+    student, run_dir = two_checkpoints
+    shutil.copytree(run_dir, tmp_path / "run")
+    algorithm = Algorithm(reference=Reference(loss_kl_coef=0.1, update_every_steps=2))
+    cfg = make_config(student, run_dir=tmp_path / "run", algorithm=algorithm, reference_path=student)
+    assert ranks.train(load_latest, cfg) == (2, {"step": 2})
+
+
+def test_a_checkpoint_without_extra_states_loads_where_layers_have_them(two_checkpoints, make_config, ranks, tmp_path):
+    """As Transformer Engine's norms and attention do, and the portable ones that wrote it do not."""
+    student, run_dir = two_checkpoints
+    shutil.copytree(run_dir, tmp_path / "run")
+    cfg = make_config(student, run_dir=tmp_path / "run")
+    assert ranks.run(load_with_extra_states, cfg) == [(2, ["decoder.final_layernorm._extra_state"])]
+
+
 def test_a_run_that_has_not_made_an_optimizer_step_can_be_saved(tiny_model, make_config, make_batch, ranks):
     """Its first step had no response at all."""
     cfg = make_config(tiny_model())
@@ -211,6 +259,37 @@ def save_each_step(trainer, batches):
 
 def load_latest(trainer):
     return trainer.load_latest()
+
+
+def train_and_save(trainer, batches, step):
+    for index, batch in enumerate(batches):
+        trainer.train_step(batch, index)
+    return trainer.save(step, {})
+
+
+def reference_around_saving(trainer, batches):
+    before = trainer.logprobs(batches[0], "reference")
+    train_and_save(trainer, batches[:3], 3)
+    return before, trainer.logprobs(batches[0], "reference")
+
+
+def reference_once_resumed(trainer, batches):
+    trainer.load_latest()
+    return trainer.logprobs(batches[0], "reference")
+
+
+def load_with_extra_states(cfg):
+    """The step that loads, and some extra states that the model has."""
+    import torch
+
+    from opd_runtime.megatron.spec import PortableRMSNorm
+    from opd_runtime.megatron.trainer import Trainer
+
+    PortableRMSNorm.get_extra_state = lambda self: torch.zeros(1)
+    PortableRMSNorm.set_extra_state = lambda self, state: None
+    trainer = Trainer(cfg)
+    step, _ = trainer.load_latest()
+    return step, [name for name in trainer.model.sharded_state_dict() if name.endswith("final_layernorm._extra_state")]
 
 
 def complete_steps(root):

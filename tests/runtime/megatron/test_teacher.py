@@ -144,6 +144,11 @@ def test_a_checkpoint_of_another_model_is_refused(
         logprobs_of(with_teacher(load=cfg.checkpoint_dir, model=mine), make_batch(LENGTHS), "teacher")
 
 
+def test_pinned_memory_is_not_rounded_up(with_teacher, ranks):
+    """As torch has read its settings; that it then does not round is shown on a GPU only."""
+    assert ranks.train(allocator_settings, with_teacher()) == "pinned_max_round_threshold_mb:1"
+
+
 @pytest.mark.parametrize(
     "layout",
     [
@@ -159,6 +164,18 @@ def test_greedy_answers_are_those_of_transformers(layout, with_teacher, teacher,
     want = [ids[: ids.index(end)] if end in ids else ids for ids in free]
     assert ranks.train(greedy, with_teacher(**layout), prompts, 12, [end, 999]) == want
     assert min(map(len, want)) < 12
+
+
+def test_the_reference_is_what_the_student_begins_as(make_config, student, make_batch, ranks, tmp_path):
+    """With `student.load` that is the checkpoint, not the folder that has its shape."""
+    batch = make_batch(LENGTHS)
+    ranks.train(train_and_save, make_config(student, run_dir=tmp_path, optimizer=Optimizer(lr=1e-2)), batch)
+    cfg = make_config(student, student_load=tmp_path / "checkpoints", reference_path=student)
+    loaded, reference = ranks.train(student_and_reference, cfg, batch)
+    np.testing.assert_array_equal(reference, loaded)
+    named = dataclasses.replace(cfg, algorithm=Algorithm(reference=Reference(model=f"file://{student}")))
+    _, reference = ranks.train(student_and_reference, named, batch)
+    assert np.abs(reference - loaded).max() > 0.01
 
 
 def test_the_reference_follows_the_student_every_so_many_steps(make_config, student, make_batch, ranks):
@@ -238,3 +255,18 @@ def students_and_references(trainer, batch):
         scores = {model: trainer.logprobs(batch, model) for model in ("student", "reference")}
         seen.append({"reference before": before, **scores})
     return seen
+
+
+def train_and_save(trainer, batch):
+    trainer.train_step(batch, 0)
+    trainer.save(1, {})
+
+
+def student_and_reference(trainer, batch):
+    return trainer.logprobs(batch), trainer.logprobs(batch, "reference")
+
+
+def allocator_settings(trainer):
+    import torch
+
+    return torch._C._accelerator_getAllocatorSettings()

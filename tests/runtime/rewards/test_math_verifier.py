@@ -11,7 +11,7 @@ from opd_runtime.rollout.rewards.rewarder import Rewarder
 
 
 def judged(samples, *, timeout_seconds: float = 20, workers: int = 1):
-    """Rewards the samples one after the other; the verifier, closed, for its counters."""
+    """Rewards the samples one after the other."""
 
     async def run():
         verifier = MathVerifier(timeout_seconds=timeout_seconds, workers=workers)
@@ -21,9 +21,8 @@ def judged(samples, *, timeout_seconds: float = 20, workers: int = 1):
                 await rewarder.reward(sample)
         finally:
             await rewarder.close()
-        return verifier
 
-    return asyncio.run(run())
+    asyncio.run(run())
 
 
 def test_answers_are_compared_as_mathematics(make_sample):
@@ -85,13 +84,12 @@ def worker_script(monkeypatch, tmp_path):
         ),
     ],
 )
-def test_whatever_hangs_or_bursts_gives_0_and_the_next_one_works(make_sample, worker_script, judge, request):
+def test_whatever_hangs_or_bursts_gives_0_and_the_next_one_works(make_sample, worker_script, judge):
     worker_script(judge)
     slow, fine = make_sample("slow", "42"), make_sample("42", "42")
-    verifier = judged([slow, fine], timeout_seconds=2)
+    judged([slow, fine], timeout_seconds=2)
     assert (slow.raw_reward, slow.failure) == (0.0, "")
     assert (fine.raw_reward, fine.failure) == (1.0, "")
-    assert verifier.timeouts == (0 if "memory" in request.node.name else 1)
 
 
 @pytest.fixture
@@ -105,11 +103,10 @@ def stuck_worker(monkeypatch, tmp_path):
     monkeypatch.setattr("opd_runtime.rollout.rewards.math_verifier.WORKER", script)
 
 
-def test_a_worker_that_never_answers_is_killed_and_counted(make_sample, stuck_worker):
+def test_a_worker_that_never_answers_is_killed_and_its_samples_get_0(make_sample, stuck_worker):
     samples = [make_sample("42", "42"), make_sample("42", "42")]
-    verifier = judged(samples, timeout_seconds=0.3)
-    assert [sample.raw_reward for sample in samples] == [0.0, 0.0]
-    assert verifier.timeouts == 2
+    judged(samples, timeout_seconds=0.3)
+    assert [(sample.raw_reward, sample.failure) for sample in samples] == [(0.0, "")] * 2
 
 
 def test_a_worker_that_does_not_start_masks_the_sample(make_sample, monkeypatch, tmp_path):

@@ -64,6 +64,15 @@ def test_many_sequences_travel_in_one_request_with_the_key():
 
 
 @pytest.mark.parametrize(
+    ("version", "want"), [pytest.param("12", 12, id="ours"), pytest.param("default", 0, id="a server's own default")]
+)
+def test_a_weight_version_is_a_number_or_0(version, want):
+    answer = ANSWER | {"meta_info": ANSWER["meta_info"] | {"weight_version": version}}
+    [generation] = ask(lambda number, request: [answer])[0]
+    assert generation.weight_version == want
+
+
+@pytest.mark.parametrize(
     "prompts",
     [
         pytest.param(((2, 10),), id="an id outside the vocabulary"),

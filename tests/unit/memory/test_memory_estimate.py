@@ -96,6 +96,13 @@ def test_eighteen_bytes_a_parameter_on_one_gpu():
     assert trainer.resident_bytes == 18 * 8_190_735_360
 
 
+def test_a_checkpoint_passes_through_host_memory():
+    """Undivided on the rank that gathers it, beside that rank's own share and what arrives."""
+    trainer = make_estimate(student()).trainer
+    assert trainer.checkpoint_bytes == SHARE_8B_TP4 * (24 + 12 // 2)
+    assert trainer.host_bytes == trainer.student.weights_bytes + trainer.checkpoint_bytes + 3 * GIB
+
+
 def test_fp32_weights_are_their_own_main_parameters():
     trainer = make_estimate({"student": {"model": "file:///student", "precision": "FP32"}}).trainer
     assert trainer.resident_bytes == (4 + 4 + 8) * 8_190_735_360
@@ -105,9 +112,9 @@ def test_activations_of_a_layer_by_hand():
     """Qwen3-8B, 16384 tokens, BF16, 4 GPUs with sequence parallelism: what a layer keeps, number by number."""
     whole = make_estimate(student(parallelism={"tensor": 4, "sequence": True})).trainer
     hidden = 4 * 4096 // 4
-    queries_and_keys_twice, values, output = 2 * (4096 + 1024), 1024, 4096
-    heads = (queries_and_keys_twice + values + output + 4 * 12288) // 4
-    layer = 16384 * (2 * (hidden + heads) + 32 // 4 * 4)
+    projected, normalized, rotated, output = 4096 + 2 * 1024, 4096, 4096 + 1024, 4096
+    heads = (projected + normalized + rotated + output + 5 * 12288) // 4
+    layer = 16384 * (2 * (hidden + heads + 4 * 128) + 32 // 4 * 4)
     assert whole.activations_bytes == 36 * layer
     recomputed = make_estimate(student(parallelism={"tensor": 4, "sequence": True}, recompute="Full")).trainer
     assert recomputed.activations_bytes == 36 * 16384 * 4096 * 2 // 4 + layer

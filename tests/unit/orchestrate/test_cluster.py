@@ -17,6 +17,8 @@ from opd_api.spec import OPDJob
 from opd_runtime.errors import AttemptLost
 from opd_runtime.orchestrate import cluster
 from opd_runtime.orchestrate.cluster import held, train_attempt
+from opd_runtime.orchestrate.loop import kl_coef
+from opd_runtime.orchestrate.record import RunState
 from opd_runtime.orchestrate.resolve import Places, resolve
 from opd_runtime.report.mailbox import Mailbox
 from opd_runtime.sources import fetch_here
@@ -106,6 +108,31 @@ def test_what_pods_must_share_is_refused_before_anything_is_looked_for(places):
     job = make_job(student={"model": f"file://{MODELS}/student", "trainers": {"replicas": 2}})
     with pytest.raises(InvalidJob, match=r"spec\.checkpoint\.claimName: is empty"):
         resolve(job, places)
+
+
+# ------------------------------------------------------------ what a teacher says of itself
+@pytest.mark.parametrize(
+    ("own", "want"), [pytest.param({}, 2.0, id="none"), ({"klCoef": 0.5}, 0.5), ({"klCoef": 0}, 0.0)]
+)
+def test_a_teachers_own_coefficient_is_used_instead_of_the_jobs(places, own, want):
+    teacher = {"mode": "SGLang", "model": "hf://org/huge-teacher", **own}
+    job = make_job(teachers=[teacher], distillation={"klCoef": 2.0}, reward={"type": "Math"})
+    cfg = resolve(job, places)
+    assert kl_coef(cfg, RunState(kl_coef=9.0), 0) == want
+
+
+@pytest.mark.parametrize(
+    ("common", "own", "fits"), [(1.0, 0.0, False), (0.0, None, False), (0.0, 1.0, True), (1.0, None, True)]
+)
+def test_target_kl_steers_the_coefficient_in_use(common, own, fits):
+    distillation = {"klCoef": common, "klCoefSchedule": {"type": "TargetKL", "targetKL": 0.1}}
+    teacher = {"mode": "SGLang", "model": "hf://org/huge-teacher"} | ({} if own is None else {"klCoef": own})
+    spec = {"distillation": distillation, "teachers": [teacher], "reward": {"type": "Math"}}
+    if fits:
+        make_job(**spec)
+    else:
+        with pytest.raises(InvalidJob, match=r"spec\.distillation\.klCoef: 0 cannot be steered"):
+            make_job(**spec)
 
 
 # ------------------------------------------------------------ whose turn it is

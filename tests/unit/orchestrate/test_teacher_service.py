@@ -186,6 +186,23 @@ async def test_a_known_server_stays_while_the_name_cannot_be_resolved(service):
     assert service.teacher.urls == [service.url("127.0.4.1")] and service.notes == []
 
 
+async def test_a_pod_that_vanished_without_a_word_is_dropped_and_a_busy_one_stays(service, monkeypatch):
+    """A full backlog, like a pod that is gone, takes no connection; one that is never read is a busy server's."""
+    monkeypatch.setattr(teacher_service, "CONNECT_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(teacher_service, "LOOK_TIMEOUT_SECONDS", 0.6)
+    with socket.socket() as vanished, socket.socket() as busy, socket.socket() as filler:
+        vanished.bind(("127.0.4.1", service.port))
+        vanished.listen(0)
+        filler.connect(vanished.getsockname())
+        busy.bind(("127.0.4.2", service.port))
+        busy.listen()
+        service.teacher.urls = [service.url("127.0.4.1"), service.url("127.0.4.2")]
+        async with service.watched():
+            await until(lambda: service.ready == [1], "loss")
+    assert service.teacher.urls == [service.url("127.0.4.2")]
+    assert service.notes == [f"the teacher's server at {service.url('127.0.4.1')} is gone"]
+
+
 async def test_a_server_that_is_no_teacher_ends_the_watch_by_name(service):
     async with listening(Server(), "127.0.4.1", service.port):
         service.announced.append("127.0.4.1")

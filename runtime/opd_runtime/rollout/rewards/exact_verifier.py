@@ -7,7 +7,7 @@ from .failure import RewardFailed
 class ExactVerifier:
     async def verify(self, sample: Sample) -> float:
         if sample.label is None:
-            raise RewardFailed("no label", "the record has no label to compare with")
+            raise RewardFailed("the record has no label to compare with")
         return float(sample.response.strip() == sample.label.strip())
 
     async def close(self) -> None:

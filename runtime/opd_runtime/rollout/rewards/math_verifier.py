@@ -23,11 +23,7 @@ ALARM_SECONDS = 5.0
 class MathVerifier:
     """A pool of workers, each started when first needed. One that hangs or dies is replaced; its sample gets 0."""
 
-    timeouts: int
-    """Verifications that ran out of time, by either limit."""
-
     def __init__(self, *, timeout_seconds: float, workers: int = WORKERS) -> None:
-        self.timeouts = 0
         self._timeout_seconds = timeout_seconds
         self._slots: asyncio.Queue[Process | None] = asyncio.Queue()
         for _ in range(workers):
@@ -36,7 +32,7 @@ class MathVerifier:
 
     async def verify(self, sample: Sample) -> float:
         if sample.label is None:
-            raise RewardFailed("no label", "the record has no label to compare with")
+            raise RewardFailed("the record has no label to compare with")
         question = {
             "label": sample.label,
             "response": sample.response,
@@ -60,16 +56,10 @@ class MathVerifier:
                 worker.stdin.write(question.encode() + b"\n")
                 await worker.stdin.drain()
                 reply = await worker.stdout.readline()
-        except TimeoutError:
-            self.timeouts += 1
-            reply = b""
-        except (BrokenPipeError, ConnectionResetError):
+        except (TimeoutError, BrokenPipeError, ConnectionResetError):
             reply = b""
         if not reply:
             await self._stop(worker)
-            return 0.0
-        if reply.strip() == b"timeout":
-            self.timeouts += 1
             return 0.0
         return float(reply)
 
@@ -85,10 +75,10 @@ class MathVerifier:
             async with asyncio.timeout(START_SECONDS):
                 greeting = await worker.stdout.readline()
             if greeting.strip() != b"ready":
-                raise RewardFailed("no worker", "the math-verify process ended while starting")
+                raise RewardFailed("the math-verify process ended while starting")
         except TimeoutError as error:
             await self._stop(worker)
-            raise RewardFailed("no worker", f"the math-verify process was not up after {START_SECONDS:g} s") from error
+            raise RewardFailed(f"the math-verify process was not up after {START_SECONDS:g} s") from error
         except BaseException:
             await self._stop(worker)
             raise

@@ -48,7 +48,7 @@ class RemoteVerifier:
                     pause = min(2 * pause, LONGEST_PAUSE_SECONDS)
         except TimeoutError as error:
             raise RewardFailed(
-                "remote", f"{self._url}: nothing usable within {self._timeout_seconds:g} s (last: {last})"
+                f"{self._url}: nothing usable within {self._timeout_seconds:g} s (last: {last})"
             ) from error
 
     async def close(self) -> None:
@@ -59,12 +59,12 @@ def read_reward(answer: httpx.Response) -> float:
     """The number in `{"reward": …}`. Raises RewardFailed for any other answer."""
     start = answer.text[:80]
     if answer.status_code != 200:
-        raise RewardFailed("remote", f"status {answer.status_code}: {start!r}")
+        raise RewardFailed(f"status {answer.status_code}: {start!r}")
     try:
         document: Any = orjson.loads(answer.content)
     except orjson.JSONDecodeError as error:
-        raise RewardFailed("remote", f"the answer is not JSON: {start!r}") from error
+        raise RewardFailed(f"the answer is not JSON: {start!r}") from error
     reward = document.get("reward") if isinstance(document, dict) else None
     if not isinstance(reward, int | float):
-        raise RewardFailed("remote", f"the answer has no number `reward`: {start!r}")
+        raise RewardFailed(f"the answer has no number `reward`: {start!r}")
     return float(reward)

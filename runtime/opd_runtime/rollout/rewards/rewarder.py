@@ -1,11 +1,10 @@
-"""Rewards a finished sample: asks the job's verifier, weighs its number, masks and counts what failed.
+"""Rewards a finished sample: asks the job's verifier, weighs its number, masks what failed.
 
 A verifier that cannot judge a sample never becomes a made-up number: the sample is masked with the reason.
 """
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -22,6 +21,8 @@ from .remote_verifier import RemoteVerifier
 
 NEEDS_LABEL = ("Math", "Exact")
 """Reward types that compare with the record's label."""
+REWARD_FAILURE = "reward: "
+"""How the failure of a sample without a reward begins."""
 
 
 class Verifier(Protocol):
@@ -34,9 +35,6 @@ class Verifier(Protocol):
 class Rewarder:
     """What the loop calls. Without a verifier every reward stays 0 and `raw_reward` None: pure distillation."""
 
-    failures: Counter[str]
-    """Samples without a reward, by reason, since the start."""
-
     def __init__(
         self,
         verifier: Verifier | None,
@@ -46,12 +44,6 @@ class Rewarder:
         args: object = None,
     ) -> None:
         self._verifier, self._weight, self._post_process, self._args = verifier, weight, post_process, args
-        self.failures = Counter()
-
-    @property
-    def timeouts(self) -> int:
-        """Verifications that ran into their time limit, since the start; a Math one of these counts as reward 0."""
-        return getattr(self._verifier, "timeouts", 0)
 
     async def reward(self, sample: Sample) -> None:
         """Sets `raw_reward` and `reward`, or `failure`. A sample that failed before is left alone."""
@@ -60,10 +52,9 @@ class Rewarder:
         try:
             raw = float(await self._verifier.verify(sample))
             if not math.isfinite(raw):
-                raise RewardFailed("not finite", f"the reward is {raw}")
+                raise RewardFailed(f"the reward is {raw}")
         except RewardFailed as error:
-            sample.failure = f"reward: {error}"
-            self.failures[error.kind] += 1
+            sample.failure = f"{REWARD_FAILURE}{error}"
             return
         sample.raw_reward = raw
         sample.reward = self._weight * raw
