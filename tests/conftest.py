@@ -54,6 +54,7 @@ class Report:
             self.figures += [(test, name, value) for name, value in report.user_properties]
 
     def pytest_sessionfinish(self) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("\n".join(self._lines()) + "\n")
 
     def _lines(self) -> list[str]:
