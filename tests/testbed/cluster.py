@@ -64,7 +64,7 @@ class Cluster:
         node: nodes.Node | None = None,
     ) -> None:
         self.mode = mode
-        self.folder = folder or Path(tempfile.mkdtemp(prefix="opd-testbed-"))
+        self.folder, self._is_temporary = folder or Path(tempfile.mkdtemp(prefix="opd-testbed-")), folder is None
         self._crds = crds
         self._stages = stages
         self._node = node or nodes.Node()
@@ -89,6 +89,8 @@ class Cluster:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._close()
+        if self._is_temporary:
+            shutil.rmtree(self.folder, ignore_errors=True)
 
     @property
     def kubeconfig(self) -> Path:
