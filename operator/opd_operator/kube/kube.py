@@ -29,7 +29,8 @@ MADE_ONCE = (Kind.JOB, Kind.RAY_JOB, Kind.SECRET)
 """Kinds that are created and never changed: cheaper than an apply, and the API server itself sees that no other has the
 name."""
 MARKS = (Kind.CONFIG_MAP, Kind.DEPLOYMENT)
-"""Kinds of which every bundle has one, and which are watched: while it is known, the others of its bundle are ours."""
+"""Kinds that are looked at before a first apply, which would take over what somebody else has under the name. Every
+bundle has one, and they are watched: while it is known, the others of its bundle, which no watch shows, are ours."""
 
 
 class Kube:
@@ -86,22 +87,23 @@ class Kube:
     async def apply(self, observed: Observed, manifests: Iterable[Manifest]) -> None:
         """Bundle by bundle. A refusal ends it, and is remembered for the next plan to tell."""
         key, manifests, beside = JobKey(observed.namespace, observed.name), list(manifests), list[Manifest]()
-        await self._refuse_foreign(key, observed.uid, manifests)
+        is_new = await self._refuse_foreign(key, observed.uid, manifests)
         for manifest in manifests:
             if not _goes_alone(manifest):
                 beside.append(manifest)
                 continue
-            await _all(self._apply(key, observed.uid, each) for each in beside)
-            await self._apply(key, observed.uid, manifest)
+            await _all(self._apply(key, observed.uid, each, is_new=is_new) for each in beside)
+            await self._apply(key, observed.uid, manifest, is_new=is_new)
             beside.clear()
-        await _all(self._apply(key, observed.uid, each) for each in beside)
+        await _all(self._apply(key, observed.uid, each, is_new=is_new) for each in beside)
         if manifests:
             self._cache.reject(key, observed.uid, "")
 
-    async def _apply(self, key: JobKey, uid: str, manifest: Manifest) -> None:
+    async def _apply(self, key: JobKey, uid: str, manifest: Manifest, *, is_new: bool) -> None:
         kind = _kind(manifest)
+        creates = kind in MADE_ONCE or (is_new and kind not in MARKS)
         try:
-            body = await (self._create(key, uid, manifest) if kind in MADE_ONCE else self._writer.apply(kind, manifest))
+            body = await (self._create(key, uid, manifest) if creates else self._writer.apply(kind, manifest))
         except ApiError as error:
             if error.status in REFUSALS:
                 self._cache.reject(key, uid, error.message)
@@ -112,7 +114,7 @@ class Kube:
         self._cache.take(kind, body)
 
     async def _create(self, key: JobKey, uid: str, manifest: Manifest) -> Body:
-        """One of ours that is there already, and the cache did not know it, is fine."""
+        """One of ours that is there already, and the cache did not know it, is fine, and made as it should be."""
         kind = _kind(manifest)
         try:
             return await self._writer.create(kind, manifest)
@@ -121,17 +123,16 @@ class Kube:
             if found is None:
                 raise
         self._refuse_stranger(key, uid, kind, found)
-        return found
+        return found if kind in MADE_ONCE else await self._writer.apply(kind, manifest)
 
-    async def _refuse_foreign(self, key: JobKey, uid: str, manifests: Iterable[Manifest]) -> None:
-        """Server-side apply would silently take over what another job, or somebody, has under a child's name."""
-        needed = _names_needed(key, manifests)
-        if all(self._cache.uid_of(kind, key, name) for kind, name in needed if kind in MARKS):
-            return
-        found = await _all(self._named(kind, key, name) for kind, name in needed)
-        for (kind, _), body in zip(needed, found, strict=True):
+    async def _refuse_foreign(self, key: JobKey, uid: str, manifests: Iterable[Manifest]) -> bool:
+        """Whether a mark is unknown, so that what comes with it may be new."""
+        unknown = [each for each in _marks(key, manifests) if self._cache.uid_of(each[0], key, each[1]) is None]
+        found = await _all(self._named(kind, key, name) for kind, name in unknown)
+        for (kind, _), body in zip(unknown, found, strict=True):
             if body is not None:
                 self._refuse_stranger(key, uid, kind, body)
+        return bool(unknown)
 
     def _refuse_stranger(self, key: JobKey, uid: str, kind: Kind, found: Body) -> None:
         owners = [each for each in found["metadata"].get("ownerReferences", ()) if each.get("controller")]
@@ -173,12 +174,12 @@ def _kind(manifest: Manifest) -> Kind:
     return KINDS[manifest["apiVersion"], manifest["kind"]]
 
 
-def _names_needed(key: JobKey, manifests: Iterable[Manifest]) -> list[tuple[Kind, str]]:
+def _marks(key: JobKey, manifests: Iterable[Manifest]) -> list[tuple[Kind, str]]:
     """With the models Job those that come after it: nobody should wait for models to hear that a name is taken."""
     needed = {(_kind(each), each["metadata"]["name"]) for each in manifests}
     if (Kind.JOB, names.models_job(key.name)) in needed:
         needed |= {(Kind.CONFIG_MAP, names.config(key.name)), (Kind.CONFIG_MAP, names.mailbox(key.name))}
-    return [(kind, name) for kind, name in needed if kind not in MADE_ONCE]
+    return [(kind, name) for kind, name in needed if kind in MARKS]
 
 
 def _goes_alone(manifest: Manifest) -> bool:
