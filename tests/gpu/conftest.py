@@ -28,20 +28,39 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     return report
 
 
+SMALL = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 4,
+    "head_dim": 64,
+    "vocab_size": 512,
+    "initializer_range": 0.02,
+}
+
+
+@pytest.fixture(scope="session")
+def small_model(tiny_model) -> Callable[..., Path]:  # noqa: F811
+    """As `tiny_model`, of a size that kernels for GPUs accept."""
+    return lambda family="qwen3", **changes: tiny_model(family, **SMALL | changes)
+
+
 @pytest.fixture
 def start_trainer(make_config, monkeypatch) -> Iterator[Callable[..., Any]]:  # noqa: F811
     """Trainers of one rank in this process, one after the other: a new one closes the one before."""
     import torch
+    from megatron.core import parallel_state
 
     from opd_runtime.megatron.trainer import Trainer
 
     running: list[Trainer] = []
 
     def stop() -> None:
-        for trainer in running:
-            trainer.close()
-        running.clear()
-        gc.collect()
+        while running:
+            running.pop().close()
+        if torch.distributed.is_initialized():  # by one that could not start
+            parallel_state.destroy_model_parallel()
+            torch.distributed.destroy_process_group()
+        gc.collect()  # before the next one freezes whatever is there
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
 

@@ -99,24 +99,30 @@ class Trainer:
         Raises UserError for a gradient that is not finite.
         """
         packer = self._packer(batch)
-        clock = {"logprobs": time.perf_counter()}
+        clock = {"logprobs": self._now()}
         old_N = self._logprobs(self.ddp, packer)
         ref_N = self._frozen_logprobs(self.reference, packer)
-        clock["teacher"] = time.perf_counter()
+        clock["teacher"] = self._now()
         teacher_N = self._frozen_logprobs(self.teacher, packer)
         if teacher_N is None:
             assert batch.teacher_logprobs_N is not None, "an SGLang teacher's log-probs come with the batch"
             teacher_N = torch.from_numpy(np.where(batch.mask_N, batch.teacher_logprobs_N, 0.0).astype(np.float32)).to(
                 self.device
             )
-        clock["update"] = time.perf_counter()
+        clock["update"] = self._now()
         plan = advantages(self.cfg, batch, old_N=old_N, teacher_N=teacher_N, ref_N=ref_N)
         metrics = plan.metrics | self._updates(packer, plan, step)
         if self.reference and _due(step + 1, self.cfg.algorithm.reference.update_every_steps):
             self.reference.copy_from(parameter.data for parameter in self.model.parameters())
-        times = [*clock.values(), time.perf_counter()]
+        times = [*clock.values(), self._now()]
         seconds = {name: after - before for name, before, after in zip(clock, times[:-1], times[1:], strict=True)}
         return StepResult(metrics=metrics, seconds=seconds)
+
+    def _now(self) -> float:
+        """Seconds, once the device has done what it was asked for: else a part's work counts to the next."""
+        if self.device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
 
     def _updates(self, packer: Packer, plan: Advantages, step: int) -> dict[str, float]:
         algorithm, rate = self.cfg.algorithm, learning_rate(self.cfg.optimizer, step, self.cfg.steps)
