@@ -5,6 +5,8 @@ SHELL := /bin/bash
 
 VENV := .venv
 BIN := $(VENV)/bin
+# Where NVIDIA's driver is SGLang gets all that it wants on a GPU, another 5 GB.
+SGLANG := requirements/$(if $(shell command -v nvidia-smi),sglang-cuda.txt,sglang.txt)
 UV := $(or $(shell command -v uv),.cache/uv/bin/uv)
 export OMP_NUM_THREADS ?= 1
 # Nothing here talks to a hub unless a job names one.
@@ -17,12 +19,12 @@ help: ## this list
 
 setup: $(VENV)/.ready ## the pinned environment in .venv (Python 3.12)
 
-$(VENV)/.ready: requirements/requirements.lock requirements/sglang.txt pyproject.toml .python-version
+$(VENV)/.ready: requirements/requirements.lock $(SGLANG) pyproject.toml .python-version
 	@command -v $(UV) >/dev/null || { python3 -m venv .cache/uv && .cache/uv/bin/pip install -q uv; }
 	@test -x $(BIN)/python || $(UV) venv -q $(VENV)
 	@echo "setup: installing the pinned environment into $(VENV) (about 6 GB the first time)"
 	@$(UV) pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r requirements/requirements.lock
-	@$(UV) pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r requirements/sglang.txt
+	@$(UV) pip install -q --python $(BIN)/python --no-deps --compile-bytecode -r $(SGLANG)
 	@$(UV) pip install -q --python $(BIN)/python --no-deps -e .
 	@touch $@
 

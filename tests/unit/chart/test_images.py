@@ -61,12 +61,16 @@ def test_a_runtime_image_is_installed_as_make_setup_does_it(target):
     (stage,) = re.findall(
         rf"^FROM \S+ AS {target}\n(.*?)(?=^FROM |\Z)", (ROOT / "runtime/Dockerfile").read_text() + "\n", re.M | re.S
     )
-    setup = (ROOT / "Makefile").read_text().partition("$(VENV)/.ready:")[2].partition("\n\n")[0]
+    makefile = (ROOT / "Makefile").read_text()
+    setup = makefile.partition("$(VENV)/.ready:")[2].partition("\n\n")[0]
     options = "--no-deps --compile-bytecode"
-    files = re.findall(rf"{options} -r requirements/(\S+)", setup)
-    assert files == ["requirements.lock", "sglang.txt"]
-    wanted = {"cpu": files, "cuda": ["requirements.lock", "sglang-cuda.txt"]}
-    assert re.findall(rf"{options} -r /src/requirements/(\S+)", stage) == wanted[target]
+    assert re.findall(rf"{options} -r (\S+)", setup) == ["requirements/requirements.lock", "$(SGLANG)"]
+    choice = re.search(
+        r"^SGLANG := requirements/\$\(if \$\(shell command -v nvidia-smi\),(\S+),(\S+)\)$", makefile, re.M
+    )
+    assert choice, "make setup no longer chooses between a GPU's packages and a CPU's"
+    wanted = ["requirements.lock", choice[1 if target == "cuda" else 2]]
+    assert re.findall(rf"{options} -r /src/requirements/(\S+)", stage) == wanted
     assert re.search(r"^USER 1000:1000$", stage, re.MULTILINE), "the operator's pods run as 1000"
 
 
