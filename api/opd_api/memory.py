@@ -198,9 +198,9 @@ def _trainer(spec: Spec, models: Mapping[str, ModelSummary]) -> TrainerEstimate:
         # FP32 weights are their own main parameters; only Adam's moments come on top.
         optimizer_bytes=share * (12 if shape.element == 2 else 8) // shape.data,
         optimizer_on_host=spec.optimizer.offload and shape.cuda,
-        # Gathered by the first of the data-parallel ranks: its own share, the whole of what they hold, and as much
-        # again for the pieces that arrive (4 bytes of main parameters and of each moment). Loading takes no more.
-        checkpoint_bytes=share * 12 // shape.data + share * 24,
+        # To load one, every rank reads main parameters and both moments whole (12 bytes) and lays them out as the
+        # optimizer has them. To save one, the first of the data-parallel ranks gathers them one by one: less.
+        checkpoint_bytes=share * 24,
         activations_bytes=shape.activations(student, tokens, recompute=spec.student.recompute == "Full"),
         logits_bytes=shape.logits(student, tokens, copies=2),
         teacher=shape.part(models[teacher.name], tokens, visits=offloaded and shape.cuda) if teacher else None,

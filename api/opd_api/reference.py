@@ -14,7 +14,7 @@ _HEAD = f"""\
 # {KIND} reference
 
 `apiVersion: {API_VERSION}`, `kind: {KIND}`, short name `opd`. A small job, on six GPUs of 80 GB (four train, in
-a pod of 300 GiB; one generates, one is the teacher's); all else has a default, which `opd render` shows:
+a pod of 220 GiB; one generates, one is the teacher's); all else has a default, which `opd render` shows:
 
 ```yaml
 apiVersion: {API_VERSION}

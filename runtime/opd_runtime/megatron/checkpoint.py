@@ -27,10 +27,12 @@ from megatron.core.dist_checkpointing.strategies.fully_parallel import (
 )
 from megatron.core.dist_checkpointing.strategies.torch import TorchDistLoadShardedStrategy, TorchDistSaveShardedStrategy
 from megatron.core.dist_checkpointing.utils import add_prefix_for_sharding
+from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import CheckpointIncomplete, UserError
 from .adam_state import prime_adam, unshare_steps
+from .gathered_state import gathered_state
 
 TRACKER = "latest_checkpointed_iteration.txt"
 DRIVER_STATE = "driver_state.json"
@@ -47,6 +49,7 @@ _SHARDING = {
 # Megatron's writer asks a multiprocessing manager for its queue of results: a process that imports everything again.
 # We only save synchronously, where writer and reader are one thread.
 filesystem_async._results_queue = queue.SimpleQueue()
+DistributedOptimizer.get_parameter_state_dp_zero = gathered_state
 
 
 def iteration_dir(root: Path, step: int) -> Path:

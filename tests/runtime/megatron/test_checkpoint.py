@@ -66,6 +66,11 @@ def test_a_checkpoint_goes_on_under_another_layout(saved, resumed, tiny_model, m
     np.testing.assert_allclose(logprobs, want_logprobs, atol=1e-3, rtol=0)
 
 
+@pytest.mark.parametrize("layout", [{}, {"data": 2}, {"bf16": True, "data": 2}], ids=["one rank", "DP2", "BF16, DP2"])
+def test_the_optimizer_s_state_is_gathered_as_megatron_gathers_it(layout, tiny_model, make_config, batches, ranks):
+    assert ranks.train(differences_from_megatron, make_config(tiny_model(), **layout), batches[0]) == (3 * 18, [])
+
+
 @pytest.fixture(scope="session")
 def two_checkpoints(tiny_model, make_config, batches, ranks) -> tuple[Path, Path]:
     """Student and run folder with complete checkpoints of steps 1 and 2."""
@@ -351,3 +356,26 @@ def _save_until(cfg, batches, point):
             die_at(shutil, "rmtree", lambda path: path.name == "iter_0000001")
     trainer.train_step(batches[1], 1)
     trainer.save(2, {"step": 2})
+
+
+def differences_from_megatron(trainer, batch):
+    """How many parts are compared (three states of each parameter), and which differ."""
+    from opd_runtime.megatron.gathered_state import gathered_state, megatrons_own
+
+    trainer.train_step(batch, 0)
+    compared, different = 0, []
+    for optimizer in trainer.adam.chained_optimizers:
+        ours, theirs = gathered_state(optimizer), megatrons_own(optimizer)
+        if theirs is None:
+            assert ours is None
+            continue
+        assert ours.keys() == theirs.keys()
+        for buffer in ours.keys() - {"buckets_coalesced"}:
+            ((dtype, states),) = ours[buffer].items()
+            assert states.keys() == theirs[buffer][dtype].keys()
+            for key in states.keys() - {"numel_unpadded"}:
+                for place, part in states[key].items():
+                    compared += 1
+                    if not part.equal(theirs[buffer][dtype][key][place]) or not part.any():
+                        different.append((buffer, key, place))
+    return compared, different

@@ -97,9 +97,9 @@ def test_eighteen_bytes_a_parameter_on_one_gpu():
 
 
 def test_a_checkpoint_passes_through_host_memory():
-    """Undivided on the rank that gathers it, beside that rank's own share and what arrives."""
+    """Whole on every rank that loads it, twice."""
     trainer = make_estimate(student()).trainer
-    assert trainer.checkpoint_bytes == SHARE_8B_TP4 * (24 + 12 // 2)
+    assert trainer.checkpoint_bytes == SHARE_8B_TP4 * 24
     assert trainer.host_bytes == trainer.student.weights_bytes + trainer.checkpoint_bytes + 3 * GIB
 
 
