@@ -44,8 +44,8 @@ def _whole(optimizer: DistributedOptimizer, buffer: Any, buckets: list[dict[str,
     for bucket, ranges in zip(buffer.buckets, buckets, strict=True):
         length = bucket.grad_data.numel()
         # With its padding, which the next bucket then overwrites.
-        target = whole[start : start + length] if whole is not None else None
-        own = target if size == 1 else torch.zeros(length // size)
+        target = None if whole is None else whole[start : start + length]
+        own = torch.zeros(length // size) if size > 1 or target is None else target
         for parameter, place in ranges["param_map"].items():
             local = place["gbuf_local"]
             own[local.start : local.end].copy_(optimizer._get_main_param_and_optimizer_states(parameter)[key])
@@ -53,4 +53,4 @@ def _whole(optimizer: DistributedOptimizer, buffer: Any, buckets: list[dict[str,
             parts = None if target is None else list(target.split(length // size))
             dist.gather(own, parts, dst=dist.get_process_group_ranks(group)[0], group=group)
         start += bucket.numel_unpadded
-    return whole[: buffer.numel_unpadded] if whole is not None else None
+    return None if whole is None else whole[: buffer.numel_unpadded]
