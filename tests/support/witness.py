@@ -11,12 +11,16 @@ from typing import Any
 
 import httpx
 from cluster_job import ClusterJob
+from helm import NAMESPACE
 
 from opd_api import names
 
 PERIOD_SECONDS = 0.5
 REACTION_SECONDS = 15.0
 """From a fact to the status that tells it, with both cores busy: a kubelet's probe, a watch, a write."""
+
+LEADERLESS_SECONDS = 5.0
+"""A leading operator renews its Lease every 2 s. One that was killed tells nothing, and another leads 15 s later."""
 
 type Object = dict[str, Any]
 
@@ -40,6 +44,8 @@ class Sample:
     """Whether this attempt's driver has said anything."""
     pods: int
     """Of Ray and teachers, however they are."""
+    renewed: str
+    """When an operator last renewed its Lease."""
 
     def claims(self) -> dict[str, bool]:
         """Whether each thing it tells is so."""
@@ -64,10 +70,13 @@ class Witness:
     samples: list[Sample] = field(default_factory=list)
 
     def lies(self) -> list[str]:
-        """Claims that stayed untrue, with how long. A claim that changes its words starts anew."""
-        found, since = [], dict[str, float]()
+        """Claims that stayed untrue while an operator led. A claim that changes its words starts anew."""
+        found, since, renewed = [], dict[str, float](), ("", 0.0)
         for sample in self.samples:
-            untrue = {claim for claim, holds in sample.claims().items() if not holds and self._concerns(claim)}
+            if sample.renewed != renewed[0]:
+                renewed = (sample.renewed, sample.seconds)
+            led = sample.seconds - renewed[1] < LEADERLESS_SECONDS
+            untrue = {claim for claim, holds in sample.claims().items() if led and not holds and self._concerns(claim)}
             since = {claim: since.get(claim, sample.seconds) for claim in untrue}
             found += [claim for claim in untrue if sample.seconds - since[claim] > REACTION_SECONDS]
         return sorted(set(found))
@@ -143,6 +152,7 @@ class Witness:
             role = pod["metadata"]["labels"][names.LABEL_ROLE]
             ready[role] = ready.get(role, 0) + _is_ready(pod)
         progress = self._progress(core, status)
+        lease = self._get(f"/apis/coordination.k8s.io/v1/namespaces/{NAMESPACE}/leases/opd-operator")
         return Sample(
             seconds=time.monotonic(),
             phase=status.get("phase", ""),
@@ -154,6 +164,7 @@ class Witness:
             reported=int(progress["step"]) if progress and progress["phase"] == "Training" else None,
             driver=bool(progress),
             pods=len(pods),
+            renewed=lease["spec"].get("renewTime", ""),
         )
 
     def _progress(self, core: str, status: Object) -> Object:
