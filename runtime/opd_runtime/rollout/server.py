@@ -32,6 +32,8 @@ CUDA_GRACE_SECONDS = 20.0
 POLL_SECONDS = 0.1
 LOG_LINES_SHOWN = 8
 KILLS_ITSELF = "kill_process_tree called"
+CHILD_KILLED = r"code:? -9\b"
+"""In SGLang's words on a process of its own that has ended."""
 PORTS = range(20_000, 32_768)
 """Below those of outgoing connections, one of which could take a port between the choice and SGLang's own bind."""
 CANNOT_BIND = "error while attempting to bind on address"
@@ -301,13 +303,13 @@ CAUSES: tuple[tuple[str, str], ...] = (
 def _cause(log: str, status: int) -> str:
     """The likely cause in words, "" when nothing names one.
 
-    Status 137 is SIGKILL: mostly the kernel's OOM killer, but SGLang too kills all its processes when one has failed.
+    Status 137 is SIGKILL: mostly the kernel's OOM killer, but SGLang too kills all its processes when one has ended.
     """
     for pattern, cause in CAUSES:
         if found := re.search(pattern, log):
             return f"{cause} ({found[0].strip()})"
-    killed = status in (137, -signal.SIGKILL) and KILLS_ITSELF not in log
-    return "out of memory (killed)" if killed else ""
+    by_kernel = KILLS_ITSELF not in log or re.search(CHILD_KILLED, log)
+    return "out of memory (killed)" if status in (137, -signal.SIGKILL) and by_kernel else ""
 
 
 def _exception(log: str) -> str:

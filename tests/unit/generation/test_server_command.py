@@ -147,6 +147,13 @@ def test_a_folder_without_a_model_is_refused_before_anything_starts(tmp_path):
             "status 137: m.RuntimeError: no kernel",
             id="killed by itself",
         ),
+        pytest.param(
+            "import os; print('scheduler crashed with exit code -9.\\nkill_process_tree called', flush=True); "
+            "os.kill(os.getpid(), 9)",
+            UserError,
+            "status 137: out of memory",
+            id="killed by itself, because the kernel killed a part of it",
+        ),
         pytest.param("raise SystemExit(3)", EngineUnavailable, "status 3: unknown cause", id="anything else"),
     ],
 )
