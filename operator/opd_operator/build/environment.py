@@ -14,7 +14,8 @@ API_KEY_VARIABLE = "OPD_TEACHER_API_KEY"
 
 
 def common(job: OPDJob, *, gpus: bool) -> Env:
-    """Of every pod. A pod without GPUs would see all of its node's, were they not made void."""
+    """Of every pod. A pod without GPUs would see all of its node's, were they not made void; torch's compiler names its
+    cache after its user, who has no name where a pod template says another `runAsUser`."""
     cpu = job.spec.device == "CPU"
     return _plain(
         {
@@ -23,6 +24,7 @@ def common(job: OPDJob, *, gpus: bool) -> Env:
             "OPD_VOLUMES": VOLUMES_DIR,
             "OPD_CACHE": cache_dir(job),
             "HOME": HOME_DIR,
+            "USER": "opd",
             "TMPDIR": "/tmp",
         }
         | ({"OMP_NUM_THREADS": "1"} if cpu else {})
