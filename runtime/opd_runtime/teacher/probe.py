@@ -16,8 +16,9 @@ import aiohttp
 from ..errors import LogprobsUnusable, TeacherUnavailable
 from .scorer import TeacherScorer
 
-REPEATABLE = 1e-3
-"""Two scores of one text differ by less (nats)."""
+REPEATABLE = 0.05
+"""Mean difference of two scores of one text (nats). In BF16 what else a server computes changes how sums are rounded:
+single tokens of an honest, busy teacher differ by 0.1 and more, on average they do by a hundredth."""
 SAME_MODEL = 1e-3
 """Mean difference under which two models' scores of a text are those of one model (nats)."""
 UNIFORM = 1e-4
@@ -147,13 +148,13 @@ def judge(
     student_logprobs: Sequence[float] | None,
 ) -> list[Check]:
     """Checks on two scores of one text, each of which is a list of believable numbers already."""
-    drift = max(abs(a - b) for a, b in zip(first, second, strict=True))
+    drift = fmean(abs(a - b) for a, b in zip(first, second, strict=True))
     spread, mean, uniform = max(first) - min(first), fmean(first), -math.log(vocab_size)
     checks = [
         Check(
             name="repeatable",
             passed=drift <= REPEATABLE,
-            detail=f"two scores of one text differ by up to {drift:.1e} nats",
+            detail=f"two scores of one text differ by {drift:.1e} nats on average",
             reason="LogprobsUnavailable",
         ),
         Check(

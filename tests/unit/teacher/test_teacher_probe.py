@@ -50,6 +50,13 @@ def test_a_real_teacher_passes_with_its_figures(fake):
     assert report.latency_seconds > 0 and report.tokens_per_second > 0
 
 
+def test_rounding_on_a_busy_server_is_no_fault(fake):
+    """In BF16 a token's log-prob moves by a tenth when another batch is computed."""
+    noisy = with_logprobs(lambda i, call: fake.honest_logprob(i) - (0.1 * call if i % 3 == 0 else 0.0))
+    report = run_probe(fake, fake.Teacher(reply=noisy))
+    assert report.passed, report.checks
+
+
 @pytest.mark.parametrize(
     ("settings", "want_reason"),
     [
