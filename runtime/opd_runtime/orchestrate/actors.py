@@ -27,6 +27,8 @@ class TrainerActor:
         # torch's large tensors in huge pages: a checkpoint passes through fresh host memory, and a third of its time
         # went into page faults. Before torch is imported.
         os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
+        # What torch compiles for a trainer is little, and a pool of 32 processes for each rank would want memory.
+        os.environ.setdefault("TORCHINDUCTOR_COMPILE_THREADS", "1")
         _log_to(log_dir / f"trainer-{rank}.log")
         self._sender: WeightSender | None = None
         self._engines: tuple[str, tuple[str, ...]] = ("", ())
