@@ -177,9 +177,11 @@ def test_every_object_says_its_namespace_and_the_cluster_release_has_roles_for_p
 
 
 def test_alerts_and_dashboard_arrive_as_they_were_written(helm: Helm):
-    """Their braces are Prometheus' and Grafana's, and helm leaves them alone."""
+    """Their braces are Prometheus' and Grafana's, and helm leaves them alone; the alerts know the namespace."""
     manifests = helm.manifests(SWITCHES["everything at once"])
-    written = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())
+    written = (CHART / "files" / "alerts.yaml").read_text()
+    assert "RELEASE_NAMESPACE" in written
+    written = yaml.safe_load(written.replace("RELEASE_NAMESPACE", NAMESPACE))
     assert find(manifests, "PrometheusRule")["spec"] == written
     (dashboard,) = find(manifests, "ConfigMap")["data"].values()
     assert json.loads(dashboard) == json.loads((CHART / "files" / "dashboard.json").read_text())
