@@ -40,6 +40,8 @@ from .schedule import learning_rate
 from .teacher import FrozenModel
 
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)
+MOST_THREADS = 8
+"""Copying in host memory gains nothing from more."""
 GREEDY_ROWS = 256
 """Most prompts that are decoded together."""
 
@@ -330,7 +332,7 @@ class Trainer:
 
 def init_distributed(cfg: TrainConfig) -> None:
     """torch.distributed (NCCL on CUDA, gloo on CPU) and Megatron's groups over it."""
-    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_num_threads(_threads(cfg))
     # Else torch rounds pinned memory up to powers of two: an offloaded model could take twice its size. Read once, by
     # whatever uses an accelerator first.
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
@@ -341,6 +343,14 @@ def init_distributed(cfg: TrainConfig) -> None:
     dist.init_process_group(backend, timeout=COLLECTIVE_TIMEOUT)
     parallel_state.initialize_model_parallel(tensor_model_parallel_size=cfg.tensor_parallel)
     tensor_parallel.model_parallel_cuda_manual_seed(cfg.seed)
+
+
+def _threads(cfg: TrainConfig) -> int:
+    """Ray gives every actor one. Beside a GPU a rank's share of the cores is free: for checkpoints, for an optimizer in
+    host memory."""
+    if cfg.device == "cuda":
+        return min(max(len(os.sched_getaffinity(0)) // cfg.student.trainers.gpus_per_replica, 1), MOST_THREADS)
+    return int(os.environ.get("OMP_NUM_THREADS", "1"))
 
 
 def _due(step: int, every: int | None) -> bool:
