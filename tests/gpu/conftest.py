@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from trainer_fixtures import hf_logprobs, make_batch, make_config, tiny_model  # noqa: F401
+from trainer_fixtures import hf_logprobs, make_batch, make_config, small_model, tiny_model  # noqa: F401
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -26,22 +26,6 @@ def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.Tes
     if report.skipped:
         report.longrepr = (str(Path(__file__).parent), None, report.longrepr[2])
     return report
-
-
-SMALL = {
-    "hidden_size": 256,
-    "intermediate_size": 512,
-    "num_hidden_layers": 4,
-    "head_dim": 64,
-    "vocab_size": 512,
-    "initializer_range": 0.02,
-}
-
-
-@pytest.fixture(scope="session")
-def small_model(tiny_model) -> Callable[..., Path]:  # noqa: F811
-    """As `tiny_model`, of a size that kernels for GPUs accept."""
-    return lambda family="qwen3", **changes: tiny_model(family, **SMALL | changes)
 
 
 @pytest.fixture

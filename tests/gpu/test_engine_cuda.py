@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from trainer_fixtures import SMALL_VOCABULARY
 
 from opd_api.spec import Optimizer
 from opd_runtime.errors import WeightSyncFailed
@@ -14,7 +15,7 @@ from opd_runtime.teacher.scorer import TeacherScorer
 
 pytestmark = pytest.mark.gpu
 
-VOCABULARY, BF16 = 512, 3e-2
+BF16 = 3e-2
 LENGTHS = [(1, 40), (30, 100), (3, 7), (60, 190), (9, 33)]
 
 
@@ -37,7 +38,7 @@ def server(small_model, tmp_path_factory):
 
 @pytest.fixture
 def batch(make_batch):
-    return make_batch(LENGTHS, vocabulary=VOCABULARY)
+    return make_batch(LENGTHS, vocabulary=SMALL_VOCABULARY)
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ def scores(url: str, batch) -> np.ndarray:
     ]
 
     async def ask():
-        async with TeacherScorer([url], vocab_size=VOCABULARY) as scorer:
+        async with TeacherScorer([url], vocab_size=SMALL_VOCABULARY) as scorer:
             return await scorer.score(pairs)
 
     return np.concatenate(asyncio.run(ask()))
@@ -129,7 +130,7 @@ def test_the_trainer_finds_the_sampler_s_log_probs(
     prompts = [[5, 7, 11, 2], [40, 33, 9], [21] * 60]
 
     async def ask():
-        async with EngineClient(server.url, vocab_size=VOCABULARY) as client:
+        async with EngineClient(server.url, vocab_size=SMALL_VOCABULARY) as client:
             return await client.generate(
                 prompts, {"temperature": 1.0, "top_p": 1.0, "max_new_tokens": 64, "ignore_eos": True}
             )
@@ -138,7 +139,7 @@ def test_the_trainer_finds_the_sampler_s_log_probs(
     tokens = np.concatenate([[*prompt, *answer.ids] for prompt, answer in zip(prompts, answers, strict=True)])
     batch = make_batch(
         [(len(prompt), len(answer.ids)) for prompt, answer in zip(prompts, answers, strict=True)],
-        vocabulary=VOCABULARY,
+        vocabulary=SMALL_VOCABULARY,
         tokens_S=tokens.astype(np.int32),
     )
     sampled = np.concatenate([answer.logprobs for answer in answers])

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from trainer_fixtures import SMALL_VOCABULARY
 
 from opd_api.spec import Optimizer
 from opd_runtime.config import MegatronTeacher
@@ -15,7 +16,7 @@ LENGTHS = [(1, 40), (30, 100), (3, 7), (60, 190), (2, 0), (9, 33)]
 
 @pytest.fixture
 def batch(make_batch):
-    return make_batch(LENGTHS, vocabulary=512)
+    return make_batch(LENGTHS, vocabulary=SMALL_VOCABULARY)
 
 
 @pytest.mark.parametrize("family", ["qwen3", "llama"])

@@ -26,7 +26,7 @@ from opd_api.spec import (
 from opd_runtime.batch import Batch
 from opd_runtime.config import SGLangTeacher, TrainConfig
 
-VOCABULARY = 96
+VOCABULARY, SMALL_VOCABULARY = 96, 512
 SERVER = SGLangTeacher(
     name="teacher",
     endpoint="http://127.0.0.1:1",
@@ -77,6 +77,20 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
         return made[key]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def small_model(tiny_model: Callable[..., Path]) -> Callable[..., Path]:
+    """As `tiny_model`, of a size that kernels for GPUs accept."""
+    shape = {
+        "hidden_size": 256,
+        "intermediate_size": 512,
+        "num_hidden_layers": 4,
+        "head_dim": 64,
+        "vocab_size": SMALL_VOCABULARY,
+        "initializer_range": 0.02,
+    }
+    return lambda family="qwen3", **changes: tiny_model(family, **shape | changes)
 
 
 @pytest.fixture(scope="session")

@@ -92,12 +92,18 @@ class Kube:
             if not _goes_alone(manifest):
                 beside.append(manifest)
                 continue
-            await _all(self._apply(key, observed.uid, each, is_new=is_new) for each in beside)
+            await self._apply_beside(key, observed.uid, beside, is_new=is_new)
             await self._apply(key, observed.uid, manifest, is_new=is_new)
             beside.clear()
-        await _all(self._apply(key, observed.uid, each, is_new=is_new) for each in beside)
+        await self._apply_beside(key, observed.uid, beside, is_new=is_new)
         if manifests:
             self._cache.reject(key, observed.uid, "")
+
+    async def _apply_beside(self, key: JobKey, uid: str, manifests: list[Manifest], *, is_new: bool) -> None:
+        """Marks last: once one is there, what comes with it counts as ours."""
+        last = [each for each in manifests if not is_new or _kind(each) in MARKS]
+        await _all(self._apply(key, uid, each, is_new=is_new) for each in manifests if each not in last)
+        await _all(self._apply(key, uid, each, is_new=is_new) for each in last)
 
     async def _apply(self, key: JobKey, uid: str, manifest: Manifest, *, is_new: bool) -> None:
         kind = _kind(manifest)
