@@ -9,6 +9,7 @@ import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from pathlib import Path
 
 from .errors import NO_SPACE, SourceUnavailable, UserError
@@ -72,17 +73,40 @@ def _hub_errors(uri: Uri) -> Iterator[None]:
         ) from error
 
 
-def _status(error: BaseException | None) -> int:
-    """HTTP status of an error or of what caused it; 0 without one."""
+@contextmanager
+def dataset_errors(uri: Uri) -> Iterator[None]:
+    """What the datasets library raises, as an error that says who can do what."""
+    import httpx
+    from datasets.exceptions import DatasetsError
+
+    try:
+        yield
+    except (OSError, ValueError, RuntimeError, httpx.HTTPError, DatasetsError) as error:
+        _refuse_full_disk(uri, error)
+        # A name or split that is not there is a DatasetsError or a ValueError; a hub that fails, any OSError.
+        by_user = isinstance(error, DatasetsError | ValueError | RuntimeError) or _status(error) in DENIED
+        message = f"could not be loaded: {_first_line(error) or type(error).__name__}"
+        if by_user:
+            hint = "check name, split (#train) and network; a private data set needs HF_TOKEN"
+            raise UserError(message, path=uri.text, hint=hint) from error
+        raise SourceUnavailable(message, path=uri.text, hint="check the network or HF_ENDPOINT") from error
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    """An error, then what it came of."""
     while error is not None:
-        if status := getattr(getattr(error, "response", None), "status_code", 0):
-            return int(status)
-        error = error.__cause__
-    return 0
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _status(error: BaseException) -> int:
+    """HTTP status of an error or of what caused it; 0 without one."""
+    statuses = (getattr(getattr(cause, "response", None), "status_code", 0) for cause in _chain(error))
+    return next((int(status) for status in statuses if status), 0)
 
 
 def _refuse_full_disk(uri: Uri, error: Exception) -> None:
-    if getattr(error, "errno", None) in NO_SPACE:
+    if any(getattr(cause, "errno", None) in NO_SPACE for cause in _chain(error)):
         hint = "enlarge the cache: $OPD_CACHE here, modelCache.claimName in a cluster"
         raise UserError(f"{uri.text}: no space left for it", hint=hint) from error
 
@@ -92,10 +116,11 @@ def _first_line(error: Exception) -> str:
 
 
 def from_s3(uri: Uri, cache_dir: Path) -> Path:
-    """Copies the prefix once; a copy that was interrupted leaves only `….part`, which the next try replaces."""
+    """Copies what is there once: a folder or a file, below a name of its own. Only a whole copy has its last name."""
     from pyarrow import fs
 
-    target = cache_dir / "s3" / uri.place / (uri.path or "_")
+    # Not below its own path: fetching s3://b/x/y would make a folder that looks like a copy of s3://b/x.
+    target = cache_dir / "s3" / uri.place / sha256(uri.path.encode()).hexdigest()[:32] / (Path(uri.path).name or "_")
     if target.exists():
         return target
     part = target.with_name(f"{target.name}.{os.getpid()}.part")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from opd_api.names import API_VERSION, KIND
-from opd_api.spec import OPDJob, PromptSource
+from opd_api.spec import OPDJob
 
 from ..errors import EngineUnavailable, UserError
 from ..sources import missing_model_files, resolve_model, resolve_prompts
@@ -60,11 +60,11 @@ def evaluate(
     else:
         job = load(Path(target), sets)
         folder = model_folder(model, claims) if model else student_of(job, run_dir, claims)
-    sources = tuple(PromptSource(uri=as_uri(text)) for text in prompts or ()) or job.spec.evaluation.prompts
+    sources = prompts or [source.uri for source in job.spec.evaluation.prompts]
     if not sources:
         raise UserError("is empty", path="spec.evaluation.prompts", hint="fill it, or add --prompts FILE")
-    places = [Place(path=source.uri, uri=source.uri, find=resolve_prompts) for source in sources]
-    files = each(places, lambda place: str(resolve_prompts(place.uri, claims, cache_dir())))
+    places = [Place(path=text, uri=text, find=resolve_prompts) for text in sources]
+    files = each(places, lambda place: prompts_file(place.uri, claims))
     typer.echo(f"evaluating {folder}", err=True)
     result = asyncio.run(measure(job, folder, files))
     typer.echo(json.dumps({"model": str(folder), **asdict(result)}) if as_json else sentence(result, folder))
@@ -113,8 +113,9 @@ def model_folder(text: str, volumes: Mapping[str, Path]) -> Path:
     return Path(text)
 
 
-def as_uri(text: str) -> str:
-    return text if "://" in text else f"file://{Path(text).absolute()}"
+def prompts_file(text: str, volumes: Mapping[str, Path]) -> str:
+    """A path, or where a URI's file is."""
+    return str(resolve_prompts(text, volumes, cache_dir())) if "://" in text else text
 
 
 async def measure(job: OPDJob, model: Path, files: list[str]) -> "EvalResult":
@@ -189,6 +190,8 @@ async def _stays_dead(index: int) -> str:
 
 def sentence(result: "EvalResult", model: Path) -> str:
     """The result in one line."""
+    if result.pass_at_1 is None:
+        return f"{model}: none of {result.failed} answers could be judged"
     failed = f", {result.failed} without an answer or verdict" if result.failed else ""
     return (
         f"{model}: pass@1 {result.pass_at_1:.3f}, 95 % interval {result.low:.3f} to {result.high:.3f},"

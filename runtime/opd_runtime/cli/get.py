@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
-from opd_api.documents import DocumentError, Progress, parse_progress
-from opd_api.status import Columns
+from opd_api.columns import columns
+from opd_api.documents import DocumentError, parse_progress
 
 from ..errors import UserError
 from ..report.progress import FILE_NAME as PROGRESS_FILE
+from ..report.progress import JOB_FILE
 
 HEADINGS = (
     "NAME",
@@ -27,7 +28,6 @@ HEADINGS = (
     "CHECKPOINT",
     "RAYCLUSTER",
 )
-JOB_FILE = "opdjob.yaml"
 MISSING = "<none>"
 ENDED = ("Stopped", "Succeeded", "Failed")
 POLL_SECONDS = 1.0
@@ -81,38 +81,21 @@ def row_of(folder: Path, now_seconds: float) -> tuple[str, ...]:
     progress = parse_progress(path.read_bytes())
     if isinstance(progress, DocumentError):
         raise UserError(f"is no progress document: {progress.message}", path=str(path), hint="delete it or run again")
-    columns, job = columns_of(progress), folder / JOB_FILE
+    shown, job = columns(progress), folder / JOB_FILE
     cells = (
         progress.phase,
-        columns.step,
-        columns.kl,
-        columns.reward,
-        columns.teacher,
+        shown.step,
+        shown.kl,
+        shown.reward,
+        shown.teacher,
         age_text(now_seconds - (job if job.exists() else path).stat().st_mtime),
         progress.trend,
-        columns.pass_at_1,
+        shown.pass_at_1,
         str(progress.attempt),
         str(progress.checkpoint.step) if progress.checkpoint else None,
         None,
     )
     return (folder.resolve().name, *(MISSING if cell is None else cell for cell in cells))
-
-
-def columns_of(progress: Progress) -> Columns:
-    """The short strings of a status, from the runtime's report."""
-
-    def rounded(name: str, digits: int) -> str | None:
-        value = progress.metrics.get(name)
-        return None if value is None else f"{value:.{digits}f}"
-
-    teachers = [f"{teacher.mode} {teacher.ready_replicas}/{teacher.replicas}" for teacher in progress.teachers]
-    return Columns(
-        step=f"{progress.step}/{progress.total_steps}",
-        kl=rounded("opd/reverse_kl", 3),
-        reward=rounded("reward/raw", 2),
-        teacher=", ".join(teachers)[:64] or None,
-        pass_at_1=rounded("eval/pass@1", 2),
-    )
 
 
 def age_text(seconds: float) -> str:

@@ -16,6 +16,7 @@ from ..rollout.data import PromptStream, held_out_prompts
 from ..rollout.engine import EngineClient
 from ..rollout.engine_pool import EnginePool
 from ..rollout.generate import RolloutGenerator
+from ..rollout.hooks import FILTER, GENERATE, load_hook
 from ..rollout.rewards import Rewarder, build_eval_rewarder, build_rewarder
 from ..rollout.rewards.rewarder import NEEDS_LABEL
 from ..rollout.sample import Prompt
@@ -49,6 +50,9 @@ class Inputs:
 def read_inputs(cfg: TrainConfig) -> Inputs:
     """Raises UserError naming file and line, or the hook."""
     tokenizer = PromptTokenizer(cfg.student_path, apply_chat_template=cfg.data.apply_chat_template)
+    for dotted, contract in ((cfg.rollout.function, GENERATE), (cfg.rollout.filter, FILTER)):
+        if dotted:
+            load_hook(dotted, contract)
     limit, needs_label = cfg.rollout.max_prompt_tokens, cfg.reward.type in NEEDS_LABEL
     judged_by_label = needs_label or cfg.reward.type == "None"
     return Inputs(
@@ -101,7 +105,7 @@ async def _before_training(run: Run, teacher: TeacherServers | None) -> None:
     reporter.phase("evaluating teacher and student")
     scored = await run.evaluator.teacher(run.trainers, teacher.urls if teacher else ())
     metrics = await evaluate_student(run)
-    if scored is not None:
+    if scored is not None and scored.pass_at_1 is not None:
         state.pass_at_1["teacher"] = metrics["eval/teacher_pass@1"] = scored.pass_at_1
     record = StepRecord(step=0, total_steps=cfg.steps, metrics=metrics, weight_version=sync.version, time=now())
     reporter.step(record)
@@ -137,7 +141,7 @@ async def _started(
             inputs.stream.restore(state.cursor)
         if teacher and state.step == 0:  # a trained student may have become its teacher
             await _teacher_is_another(teacher, trainers)
-        reporter.teacher_ready(len(teacher.urls) if teacher else len(trainers.actors))
+        reporter.teacher_ready(len(teacher.urls) if teacher else cfg.student.trainers.replicas)
         weights = Weights(cfg, trainers, engines)
         scorer = teacher.scorer() if teacher else None
         if scorer:

@@ -17,14 +17,15 @@ from opd_api.spec import OPDJob
 
 from ..config import SGLangTeacher, TrainConfig
 from ..errors import EngineUnavailable, UserError
+from ..report.progress import JOB_FILE
 from ..report.reporter import Reporter
 from .attempt import Inputs, read_inputs, run_attempt
 from .machine import this_machine
 from .placement import ENGINE_RESOURCE, TEACHER_RESOURCE, TRAINER_RESOURCE
 from .resolve import Places, resolve
 
-RUN_MARK = "opdjob.yaml"
-"""A folder with this file is a run's folder; only such a one is ever emptied."""
+RUN_MARK = ".opd-run"
+"""A folder with this file is a run's folder; only such a one is ever emptied. No user's own file is named so."""
 
 
 def run_job(job: OPDJob, places: Places, *, resume: bool, fresh: bool) -> bool:
@@ -64,7 +65,8 @@ def run_folder(job: OPDJob, run_dir: Path, *, resume: bool, fresh: bool) -> Iter
         if fresh and used:
             shutil.rmtree(run_dir)
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        (run_dir / RUN_MARK).write_text(dump_job(job))
+        (run_dir / RUN_MARK).touch()
+        (run_dir / JOB_FILE).write_text(dump_job(job))
         yield
         shutil.rmtree(run_dir / "sync", ignore_errors=True)
 

@@ -33,7 +33,7 @@ class Run:
     reporter: Reporter
     state: RunState
     stop: asyncio.Event
-    """Set from outside (Ctrl-C, a stop request): the step in progress ends, a checkpoint is saved, `train` returns."""
+    """Set from outside (Ctrl-C, a stop request): the step in progress is trained and saved, `train` returns."""
     told: set[str] = field(default_factory=set)
     """Failures of rewards that have been noted."""
 
@@ -44,13 +44,16 @@ async def train(run: Run) -> bool:
     clock = Clock()
     for step in range(state.step, cfg.steps):
         state.kl_coef = kl_coef(cfg, state, step)
-        rollout = await run.rollouts.collect(state.kl_coef, last=step + 1 == cfg.steps)
+        last = step + 1 == cfg.steps
+        rollout = await run.rollouts.collect(state.kl_coef, last=last or run.stop.is_set())
         clock.lap("rollout")
         result = await run.trainers.train_step(rollout.batch, step)
         clock.lap("train")
-        await run.rollouts.settle()
+        await run.rollouts.settle(run.stop)
         clock.lap("rollout")
-        sync = await run.weights.sync()
+        ends_early = run.stop.is_set() and not last
+        # Of a step that ends early nothing more is generated: its save waits for no engine.
+        version = step if ends_early else (await run.weights.sync()).version
         clock.lap("sync")
         reverse_kl = result.metrics.get("opd/reverse_kl")
         state.advance(reverse_kl, rollout.cursor)
@@ -58,14 +61,13 @@ async def train(run: Run) -> bool:
         if run.scorer is not None:
             metrics |= teacher_metrics(rollout.collected, run.scorer.take_stats())
         note_failures(run, step, rollout.collected)
-        last = step + 1 == cfg.steps
-        if _due(step + 1, cfg.evaluation.every_steps, last):
+        if not ends_early and _due(step + 1, cfg.evaluation.every_steps, last):
             metrics |= await evaluate_student(run)
             clock.lap("eval")
         state.seconds += sum(clock.seconds.values())
         metrics |= time_metrics(rollout.collected, clock.seconds, result.seconds)
         run.reporter.step(
-            StepRecord(step=step + 1, total_steps=cfg.steps, metrics=metrics, weight_version=sync.version, time=now())
+            StepRecord(step=step + 1, total_steps=cfg.steps, metrics=metrics, weight_version=version, time=now())
         )
         clock = Clock()
         # After the record: a run killed in between does the step again, and no record is ever missing.
@@ -92,6 +94,8 @@ async def evaluate_student(run: Run) -> dict[str, float]:
     result = await run.evaluator.student()
     if result is None:
         return {}
+    if result.pass_at_1 is None:
+        run.reporter.note(f"step {run.state.step}: none of {result.failed} held-out answers could be judged")
     run.state.pass_at_1["before" if run.state.step == 0 else "after"] = result.pass_at_1
     return eval_metrics(result)
 

@@ -115,11 +115,12 @@ def time_metrics(collected: Collected, laps: Mapping[str, float], trainer: Mappi
 
 
 def eval_metrics(result: EvalResult) -> dict[str, float]:
-    return {
-        "eval/pass@1": result.pass_at_1,
-        "eval/pass@1_low": result.low,
-        "eval/pass@1_high": result.high,
+    """Without a verdict there is no pass@1: a made-up 0 would be plotted and believed."""
+    counted = {
         "eval/n": float(result.n),
         "eval/failed": float(result.failed),
         "eval/mean_tokens": result.mean_tokens,
     }
+    if result.pass_at_1 is None:
+        return counted
+    return {"eval/pass@1": result.pass_at_1, "eval/pass@1_low": result.low, "eval/pass@1_high": result.high} | counted

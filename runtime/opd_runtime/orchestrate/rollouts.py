@@ -37,10 +37,15 @@ class Rollouts:
         self._next = asyncio.create_task(self._generate()) if self.ahead and not last else None
         return Rollout(batch=to_batch(collected.samples, kl_coef), collected=collected, cursor=cursor)
 
-    async def settle(self) -> None:
-        """Waits until no engine generates: the weights may change."""
-        if self._next is not None:
-            await asyncio.wait([self._next])
+    async def settle(self, stop: asyncio.Event) -> None:
+        """Waits until no engine generates: the weights may change. `stop` ends the wait and what is generated."""
+        if self._next is None:
+            return
+        stopped = asyncio.ensure_future(stop.wait())
+        await asyncio.wait([self._next, stopped], return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if stop.is_set():
+            await self.close()
 
     async def close(self) -> None:
         if self._next is not None:

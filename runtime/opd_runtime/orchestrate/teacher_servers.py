@@ -8,6 +8,7 @@ import numpy as np
 
 from ..batch import Batch
 from ..config import SGLangTeacher, TrainConfig
+from ..errors import TeacherUnavailable
 from ..rollout.teacher_questions import TeacherQuestions, teacher_questions
 from ..teacher.probe import probe_when_ready
 from ..teacher.scorer import TeacherScorer
@@ -15,6 +16,8 @@ from .actors import ServerSpec
 from .placement import TEACHER_RESOURCE, Servers
 
 WATCH_SECONDS = 2.0
+REVIVALS = 3
+"""In a row. Servers that die of the probe itself would be started for ever."""
 
 
 class TeacherServers:
@@ -65,16 +68,32 @@ class TeacherServers:
         """
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self.servers is None:
-                continue
-            dead = await self.servers.dead()
+            if self.servers is not None and (dead := await self.servers.dead()):
+                await self._revive(self.servers, dead, note, ready)
+
+    async def _revive(
+        self, servers: Servers, dead: Sequence[int], note: Callable[[str], None], ready: Callable[[int], None]
+    ) -> None:
+        """All that are dead, before any is asked: the probe waits long for a server that nobody starts."""
+        for _ in range(REVIVALS):
+            ready(len(self.urls) - len(dead))
             for index in dead:
                 note(f"teacher server {index} died: starting it again")
-                ready(len(self.urls) - len(dead))
-                await self.servers.restart(index)
-                await self.prove()
-            if dead:
-                ready(len(self.urls))
+                await servers.restart(index)
+            proof = asyncio.ensure_future(self.prove())
+            try:
+                while not proof.done() and not (dead := await servers.dead()):
+                    await asyncio.wait([proof], timeout=WATCH_SECONDS)
+                if proof.done():
+                    proof.result()
+                    ready(len(self.urls))
+                    return
+            finally:
+                proof.cancel()
+        raise TeacherUnavailable(
+            f"its servers died before they were proven, {REVIVALS} times in a row",
+            hint="see the teacher's logs in the run's folder",
+        )
 
     async def stop(self) -> None:
         if self.servers is not None:

@@ -13,6 +13,8 @@ from opd_api.documents import REPORT_INTERVAL_SECONDS, Progress
 from .files import replace_file
 
 FILE_NAME = "progress.json"
+JOB_FILE = "opdjob.yaml"
+"""Beside it: the job as it runs, everything filled in."""
 
 
 class ProgressFile:

@@ -24,8 +24,8 @@ Generate = Callable[[Sequence[Prompt], int, float, int], Awaitable[list[Sample]]
 class EvalResult:
     """Of one evaluation."""
 
-    pass_at_1: float
-    """Share of right answers among the samples that could be judged; 0 when there is none."""
+    pass_at_1: float | None
+    """Share of right answers among the samples that could be judged; None when there is none."""
     low: float
     high: float
     """Wilson interval of pass_at_1, 95 %."""
@@ -68,7 +68,7 @@ def result_of(samples: Sequence[Sample]) -> EvalResult:
     successes = sum(reward > PASS_THRESHOLD for reward in judged)
     low, high = wilson_interval(successes, len(judged))
     return EvalResult(
-        pass_at_1=successes / len(judged) if judged else 0.0,
+        pass_at_1=successes / len(judged) if judged else None,
         low=low,
         high=high,
         n=len(judged),

@@ -4,7 +4,6 @@ With short answers calls are what costs, so one request carries as many samples 
 each sample travels alone, and is scored while its neighbours still generate.
 """
 
-import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import batched, chain
@@ -197,23 +196,24 @@ class RolloutGenerator:
         assert self._function is not None
         function = self._function
 
-        async def ask(engine: EngineClient) -> Any:
-            with clock.generate():
-                return await function(
-                    self._hook_args, sample.prompt, engine, sampling=dict(sampling), group=sample.group
-                )
+        async def ask(engine: EngineClient) -> Sample:
+            try:
+                with clock.generate():
+                    made = await function(
+                        self._hook_args, sample.prompt, engine, sampling=dict(sampling), group=sample.group
+                    )
+                _check_made(made, self.tokenizer.vocab_size)
+                return made
+            except EngineUnavailable:
+                raise
+            except Exception as error:  # the user's function may raise and return anything
+                raise UserError(
+                    f"{self.rollout.function!r} failed: {type(error).__name__}: {error}",
+                    path=GENERATE.field,
+                    hint=f"it must be: {GENERATE.signature}",
+                ) from error
 
-        try:
-            made = await self.engines.run(ask, len(sample.prompt.token_ids) + sampling["max_new_tokens"])
-            _check_made(made, self.tokenizer.vocab_size)
-        except (EngineUnavailable, asyncio.CancelledError):
-            raise
-        except Exception as error:  # the user's function may raise and return anything
-            raise UserError(
-                f"{self.rollout.function!r} failed: {type(error).__name__}: {error}",
-                path=GENERATE.field,
-                hint=f"it must be: {GENERATE.signature}",
-            ) from error
+        made = await self.engines.run(ask, len(sample.prompt.token_ids) + sampling["max_new_tokens"])
         for name in ("response_ids", "response", "engine_logprobs", "loss_mask", "weight_version", "finish", "failure"):
             setattr(sample, name, getattr(made, name))
         sample.failure = sample.failure or _failure(sample)

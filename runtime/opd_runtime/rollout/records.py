@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..errors import SourceUnavailable, UserError
+from ..errors import UserError
+from ..remote import dataset_errors
 from ..uri import parse_uri
 
 SUFFIXES = (".jsonl", ".parquet")
@@ -62,18 +63,8 @@ def load_hub_table(uri: str) -> pa.Table:
 
     parsed = parse_uri(uri)
     split = parsed.split or "train"
-    try:
+    with dataset_errors(parsed):
         return datasets.load_dataset(parsed.place, revision=parsed.revision, split=split).data.table
-    except ConnectionError as error:
-        raise SourceUnavailable(
-            f"could not be loaded: {str(error).splitlines()[0]}", path=uri, hint="check the network or HF_ENDPOINT"
-        ) from error
-    except (OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError) as error:
-        raise UserError(
-            f"could not be loaded: {str(error).splitlines()[0]}",
-            path=uri,
-            hint="check name, split (#train) and network; a private data set needs HF_TOKEN",
-        ) from error
 
 
 def _open_file(path: Path, keys: Keys) -> Rows:

@@ -136,6 +136,10 @@ def cpu_cache_tokens(model_path: Path) -> int:
     return max(int(least), min(CPU_MAX_TOTAL_TOKENS, int(CPU_KV_CACHE_BYTES // token_bytes)))
 
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""The environment's proxy is for the hub, not for our own servers."""
+
+
 class SGLangServer:
     """`start`, `wait_ready`, `stop`; may be started again after a stop. Not thread-safe."""
 
@@ -259,7 +263,7 @@ class SGLangServer:
 
     def _answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as reply:
+            with _DIRECT.open(f"{self.url}/health", timeout=5) as reply:
                 return bool(reply.status == 200) and self.alive()
         except (OSError, urllib.error.URLError):
             return False

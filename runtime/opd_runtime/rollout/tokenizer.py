@@ -42,7 +42,13 @@ class PromptTokenizer:
                 raise UserError("the prompt is a list of messages", hint="set data.applyChatTemplate: true")
             return prompt
         messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-        return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        try:
+            return self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        except Exception as error:  # a template is a program: it raises what it likes
+            raise UserError(
+                f"the chat template does not take this prompt ({type(error).__name__}: {error})",
+                hint="its messages need the roles and text that the student's template asks for",
+            ) from error
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Ids of a rendered prompt. A template writes its special tokens itself; plain text gets the tokenizer's."""

@@ -8,6 +8,7 @@ from aiohttp import web
 
 from opd_api.spec import Reward
 from opd_runtime.rollout.rewards import build_rewarder
+from opd_runtime.rollout.rewards.remote_verifier import MAX_CONNECTIONS
 from opd_runtime.rollout.sample import Sample
 
 Handler = Callable[[web.Request], Awaitable[web.Response]]
@@ -53,6 +54,18 @@ def test_the_server_sees_prompt_response_label_and_record(make_sample):
     ask(handler, sample)
     assert seen == [{"prompt": "1+1=", "response": "2", "label": "2", "record": {"level": "easy"}}]
     assert (sample.raw_reward, sample.failure) == (0.25, "")
+
+
+def test_waiting_for_a_connection_takes_nothing_from_a_samples_time(make_sample):
+    """Three rounds of a judge that takes most of the time one sample has."""
+
+    async def handler(request: web.Request) -> web.Response:
+        await asyncio.sleep(1.5)
+        return web.json_response({"reward": 1})
+
+    samples = [make_sample("2") for _ in range(2 * MAX_CONNECTIONS + 1)]
+    ask(handler, *samples, timeout_seconds=4)
+    assert {sample.failure for sample in samples} == {""}
 
 
 def test_true_and_false_are_rewards_too(make_sample):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from opd_api.spec import Reward, Rollout
-from opd_runtime.errors import EngineUnavailable, LogprobsUnusable, TeacherUnavailable, UserError
+from opd_runtime.errors import EngineUnavailable, LogprobsUnusable, TeacherUnavailable, TrainerLost, UserError
 from opd_runtime.rollout.engine_pool import EnginePool
 from opd_runtime.rollout.generate import RolloutGenerator, to_batch
 from opd_runtime.rollout.rewards import build_rewarder
@@ -237,6 +237,17 @@ def test_a_rollout_function_that_misbehaves_is_the_users_error(collect, make_eng
     with pytest.raises(UserError, match=want_message) as caught:
         collect([make_engine()], function=f"{__file__}:{function}")
     assert caught.value.path == "spec.rollout.function"
+
+
+def test_an_engine_that_cannot_come_back_is_not_the_functions_fault(collect, make_engine):
+    def dies(number, prompts):
+        raise EngineUnavailable("gone")
+
+    async def recover(index: int) -> str:
+        raise TrainerLost("a trainer process died")
+
+    with pytest.raises(TrainerLost):
+        collect([make_engine(dies)], function=f"{__file__}:twice", recover=recover)
 
 
 def test_evaluation_asks_for_its_own_sampling_and_neither_rewards_nor_scores(digits, make_engine, make_prompts):

@@ -24,6 +24,7 @@ class Played:
         self.during, self.failures = during, failures
         self.stop = asyncio.Event()
         self.did: list[str] = []
+        self.asked_last: list[bool] = []
         self.notes: list[str] = []
         self.stream = SimpleNamespace(dropped=0)
 
@@ -37,6 +38,7 @@ class Played:
         return act
 
     async def collect(self, kl_coef: float, *, last: bool) -> Any:
+        self.asked_last.append(last)
         failures = self.failures[sum(what == "train" for what in self.did)]
         return SimpleNamespace(batch=None, cursor={}, collected=collected(failures))
 
@@ -84,7 +86,8 @@ STEP = ["train", "settle", "sync"]
 @pytest.mark.parametrize(
     ("during", "want"),
     [
-        pytest.param("train", [*STEP, "save"], id="training"),
+        pytest.param("train", ["train", "settle", "save"], id="training: the engines are not needed any more"),
+        pytest.param("settle", ["train", "settle", "save"], id="the generation of the next step"),
         pytest.param("evaluate", [*STEP, *STEP, "evaluate", "save"], id="an evaluation"),
         pytest.param("save", [*STEP, *STEP, "evaluate", "save"], id="a save: one is enough"),
     ],
@@ -99,6 +102,21 @@ async def test_without_a_stop_the_job_is_complete():
     played = Played()
     assert await train(played.run()) is True
     assert played.did == 2 * [*STEP, *STEP, "evaluate", "save"]
+
+
+async def test_a_stop_in_the_last_step_completes_the_job():
+    played = Played("train")
+    run = played.run()
+    run.state.step = STEPS - 1
+    assert await train(run) is True
+    assert played.did == [*STEP, "evaluate", "save"]
+
+
+async def test_nothing_is_generated_ahead_of_a_stop():
+    played = Played()
+    played.stop.set()
+    await train(played.run())
+    assert played.asked_last == [True]
 
 
 async def test_a_stop_in_the_last_save_leaves_the_job_complete():

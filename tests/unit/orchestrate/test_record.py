@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from opd_runtime.orchestrate.record import RunState, rollout_metrics, time_metrics
+from opd_runtime.orchestrate.record import RunState, eval_metrics, rollout_metrics, time_metrics
+from opd_runtime.rollout.evaluate import result_of
 from opd_runtime.rollout.generate import Collected
 from opd_runtime.rollout.sample import Finish, Prompt, Sample
 
@@ -90,3 +91,9 @@ def test_scoring_that_ran_ahead_is_not_charged_to_the_step() -> None:
     laps = {"rollout": 0.05, "train": 1.0}
     seconds = time_metrics(collected(), laps, {"logprobs": 0.0, "teacher": 0.0, "update": 1.0})
     assert seconds["time/rollout"] + seconds["time/score"] == pytest.approx(0.05)
+
+
+def test_an_evaluation_without_a_verdict_has_no_pass_at_1() -> None:
+    judged, failed = sample(1.0), sample(None, failure="reward: no answer")
+    assert eval_metrics(result_of([judged, failed]))["eval/pass@1"] == 1.0
+    assert eval_metrics(result_of([failed])) == {"eval/n": 0.0, "eval/failed": 1.0, "eval/mean_tokens": 2.0}

@@ -55,6 +55,10 @@ class GatedGenerator:
         )
 
 
+GO_ON = asyncio.Event()
+"""A stop that nobody asks for."""
+
+
 def rollouts(*, ahead: bool) -> Rollouts:
     return Rollouts(CountingStream(), GatedGenerator(), batch_size=2, ahead=ahead)  # type: ignore[arg-type]
 
@@ -66,7 +70,7 @@ def indices(rollout: Any) -> list[int]:
 async def test_without_ahead_nothing_is_generated_before_it_is_asked_for() -> None:
     parts = rollouts(ahead=False)
     first = await parts.collect(1.0, last=False)
-    await parts.settle()
+    await parts.settle(GO_ON)
     assert parts.generator.started == 1
     assert indices(first) == [0, 1]
     assert indices(await parts.collect(1.0, last=False)) == [2, 3]
@@ -78,7 +82,7 @@ async def test_ahead_the_next_step_generates_while_this_one_trains() -> None:
     await asyncio.sleep(0)
     assert parts.generator.started == 2
     assert first.cursor == {"index": 2}, "a checkpoint after this step must not skip what was generated ahead"
-    await parts.settle()
+    await parts.settle(GO_ON)
     second = await parts.collect(0.5, last=True)
     assert (indices(second), second.batch.kl_coef) == ([2, 3], 0.5)
     await asyncio.sleep(0)
@@ -89,10 +93,21 @@ async def test_settle_holds_the_weights_back_until_no_engine_generates() -> None
     parts = rollouts(ahead=True)
     await parts.collect(1.0, last=False)
     parts.generator.gate.clear()
-    settled = asyncio.ensure_future(parts.settle())
+    settled = asyncio.ensure_future(parts.settle(GO_ON))
     await asyncio.sleep(0)
     assert not settled.done()
     parts.generator.gate.set()
+    await asyncio.wait_for(settled, 5)
+
+
+async def test_a_stop_waits_for_no_generation() -> None:
+    parts, stop = rollouts(ahead=True), asyncio.Event()
+    await parts.collect(1.0, last=False)
+    parts.generator.gate.clear()
+    settled = asyncio.ensure_future(parts.settle(stop))
+    await asyncio.sleep(0)
+    assert not settled.done()
+    stop.set()
     await asyncio.wait_for(settled, 5)
 
 
@@ -104,7 +119,7 @@ async def test_a_failure_ahead_is_raised_by_the_step_that_needs_the_samples() ->
 
     await parts.collect(1.0, last=False)
     parts.generator.collect = fail  # before the step ahead has begun
-    await parts.settle()
+    await parts.settle(GO_ON)
     with pytest.raises(ValueError, match="no engine"):
         await parts.collect(1.0, last=False)
 

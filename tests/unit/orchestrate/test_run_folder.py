@@ -8,6 +8,7 @@ from opd_api.load import job_from_document
 from opd_api.spec import OPDJob
 from opd_runtime.errors import UserError
 from opd_runtime.orchestrate.local import RUN_MARK, run_folder
+from opd_runtime.report.progress import JOB_FILE
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def job() -> OPDJob:
 def test_a_new_folder_holds_the_job_as_it_runs(job: OPDJob, tmp_path: Path) -> None:
     with run_folder(job, tmp_path / "runs" / "tiny", resume=False, fresh=False):
         pass
-    assert "name: tiny" in (tmp_path / "runs" / "tiny" / RUN_MARK).read_text()
+    assert "name: tiny" in (tmp_path / "runs" / "tiny" / JOB_FILE).read_text()
 
 
 def test_a_used_folder_needs_a_decision(job: OPDJob, tmp_path: Path) -> None:
@@ -49,11 +50,15 @@ def test_a_used_folder_needs_a_decision(job: OPDJob, tmp_path: Path) -> None:
         assert not (folder / "metrics.jsonl").exists()
 
 
-def test_a_folder_that_is_no_run_is_never_touched(job: OPDJob, tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("years of work")
-    with pytest.raises(UserError, match="not a run's folder"), run_folder(job, tmp_path, resume=False, fresh=True):
+@pytest.mark.parametrize("flags", [{"resume": False, "fresh": True}, {"resume": True, "fresh": False}])
+def test_a_folder_that_is_no_run_is_never_touched(job: OPDJob, tmp_path: Path, flags: dict[str, bool]) -> None:
+    """Least of all the one where the user keeps the job's file."""
+    own = {"thesis.tex": "years of work", JOB_FILE: "kind: OPDJob"}
+    for name, text in own.items():
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match="not a run's folder"), run_folder(job, tmp_path, **flags):
         pass
-    assert (tmp_path / "thesis.tex").exists()
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == own
 
 
 def test_a_folder_in_use_is_refused(job: OPDJob, tmp_path: Path) -> None:

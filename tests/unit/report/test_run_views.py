@@ -51,6 +51,13 @@ TRAINING = {
 }
 
 
+def test_small_numbers_and_a_teacher_in_the_trainers_read_as_in_kubectl(make_run):
+    in_trainers = TeacherReport(name="teacher", mode="Megatron", ready=True, ready_replicas=8, replicas=1)
+    run = make_run("big", **TRAINING | {"metrics": {"opd/reverse_kl": 4e-4}, "teachers": (in_trainers,)})
+    row = dict(zip(HEADINGS, row_of(run, STARTED), strict=True))
+    assert (row["KL"], row["TEACHER"], row["PASS@1"]) == ("4e-04", "Megatron", "<none>")
+
+
 def test_row_has_the_columns_of_kubectl(make_run):
     row = dict(zip(HEADINGS, row_of(make_run("qwen", **TRAINING), STARTED + 192), strict=True))
     assert row == {

@@ -78,4 +78,4 @@ def test_a_sample_that_failed_is_counted_and_neither_right_nor_wrong(prompts):
 
 def test_nothing_judged_is_no_success():
     result = result_of([])
-    assert (result.pass_at_1, result.low, result.high, result.n) == (0.0, 0.0, 1.0, 0)
+    assert (result.pass_at_1, result.low, result.high, result.n) == (None, 0.0, 1.0, 0)

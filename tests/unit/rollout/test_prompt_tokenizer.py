@@ -27,6 +27,15 @@ def test_messages_are_rendered_as_they_are(chat):
     assert chat.render(messages) == "[system:add][user:1+1=][assistant:"
 
 
+def test_a_prompt_that_the_template_refuses_names_its_reason(make_tokenizer_folder):
+    template = "{{ raise_exception('roles must alternate') }}"
+    strict = PromptTokenizer(make_tokenizer_folder(chat_template=template), apply_chat_template=True)
+    with pytest.raises(
+        UserError, match=r"chat template does not take this prompt \(TemplateError: roles must alternate"
+    ):
+        strict.render([{"role": "tool", "content": None}])
+
+
 def test_plain_text_passes_unchanged(tokenizer):
     assert tokenizer.render("1+1=") == "1+1="
 

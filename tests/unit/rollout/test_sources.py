@@ -6,13 +6,16 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
+import datasets
 import httpx
 import huggingface_hub
 import pytest
+from datasets.exceptions import DatasetGenerationError, DatasetNotFoundError
 from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 from opd_runtime import remote
 from opd_runtime.errors import SourceUnavailable, UserError
+from opd_runtime.rollout.records import load_hub_table
 from opd_runtime.sources import TRACKER_FILE, hub_parameter_count, resolve_checkpoint, resolve_model, resolve_prompts
 from opd_runtime.uri import Scheme, Uri, parse_uri, uri_of
 
@@ -250,6 +253,37 @@ def test_the_error_of_a_hub_says_whether_another_try_may_help(tmp_path, monkeypa
         resolve_model("hf://o/n", {}, tmp_path)
 
 
+def because(error: Exception, cause: Exception) -> Exception:
+    error.__cause__ = cause
+    return error
+
+
+@pytest.mark.parametrize(
+    ("raised", "want", "words"),
+    [
+        pytest.param(ConnectionError("Couldn't reach"), SourceUnavailable, "Couldn't reach", id="no network"),
+        pytest.param(
+            because(FileNotFoundError("no data file"), refusal(503)), SourceUnavailable, "no data file", id="broken hub"
+        ),
+        pytest.param(refusal(429), SourceUnavailable, "429", id="too many requests"),
+        pytest.param(httpx.RemoteProtocolError(""), SourceUnavailable, "RemoteProtocolError", id="no words"),
+        pytest.param(DatasetNotFoundError("doesn't exist"), UserError, "doesn't exist", id="no such data set"),
+        pytest.param(ValueError('Unknown split "tset"'), UserError, "Unknown split", id="no such split"),
+        pytest.param(refusal(403), UserError, "403", id="a wrong token"),
+        pytest.param(
+            because(DatasetGenerationError("failed"), OSError(errno.ENOSPC, "full")), UserError, "no space", id="full"
+        ),
+    ],
+)
+def test_the_error_of_a_data_set_says_whether_another_try_may_help(monkeypatch, raised, want, words):
+    def failing(*_, **__):
+        raise raised
+
+    monkeypatch.setattr(datasets, "load_dataset", failing)
+    with pytest.raises(want, match=words):
+        load_hub_table("hf://datasets/o/n")
+
+
 @pytest.mark.parametrize(
     ("words", "want"),
     [
@@ -281,7 +315,7 @@ def bucket(tmp_path, monkeypatch) -> Path:
 def test_a_prefix_is_copied_once_into_the_cache(bucket, model, tmp_path):
     model.rename(bucket / "tiny")
     folder = resolve_model("s3://bucket/tiny", {}, tmp_path / "cache")
-    assert folder == tmp_path / "cache/s3/bucket/tiny"
+    assert folder.name == "tiny" and folder.is_relative_to(tmp_path / "cache/s3/bucket")
     (bucket / "tiny/config.json").unlink()
     assert resolve_model("s3://bucket/tiny", {}, tmp_path / "cache") == folder
 
@@ -289,6 +323,15 @@ def test_a_prefix_is_copied_once_into_the_cache(bucket, model, tmp_path):
 def test_a_single_object_of_prompts_is_a_file(bucket, tmp_path):
     (bucket / "p.jsonl").write_text("{}")
     assert Path(resolve_prompts("s3://bucket/p.jsonl", {}, tmp_path / "cache")).read_text() == "{}"
+
+
+def test_a_fetched_object_is_no_copy_of_the_prefix_it_lies_in(bucket, tmp_path):
+    (bucket / "math").mkdir()
+    for name in ("train", "test"):
+        (bucket / "math" / f"{name}.jsonl").write_text("{}")
+    resolve_prompts("s3://bucket/math/test.jsonl", {}, tmp_path / "cache")
+    folder = Path(resolve_prompts("s3://bucket/math", {}, tmp_path / "cache"))
+    assert sorted(file.name for file in folder.iterdir()) == ["test.jsonl", "train.jsonl"]
 
 
 def test_an_empty_prefix_leaves_nothing_in_the_cache(bucket, tmp_path):
