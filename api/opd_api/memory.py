@@ -59,6 +59,8 @@ class TrainerEstimate:
     """Kept from forward to backward pass."""
     logits_bytes: int
     """At the start of the backward pass."""
+    update_bytes: int
+    """Adam's temporaries."""
     teacher: ModelPart | None
     """The Megatron teacher."""
     reference: ModelPart | None
@@ -72,9 +74,10 @@ class TrainerEstimate:
 
     @property
     def peak_bytes(self) -> int:
-        """The most that comes and goes: a training pass, or the largest scoring pass."""
+        """The most that comes and goes: a training pass, the update after it, or the largest scoring pass."""
         scoring = [part.forward_bytes + part.weights_bytes * part.visits for part in (self.student, *self._others)]
-        return max(self.activations_bytes + self.logits_bytes, *scoring)
+        update = 0 if self.optimizer_on_host else self.update_bytes
+        return max(self.activations_bytes + self.logits_bytes, update, *scoring)
 
     @property
     def gpu_bytes(self) -> int:
@@ -203,6 +206,8 @@ def _trainer(spec: Spec, models: Mapping[str, ModelSummary]) -> TrainerEstimate:
         checkpoint_bytes=share * 24,
         activations_bytes=shape.activations(student, tokens, recompute=spec.student.recompute == "Full"),
         logits_bytes=shape.logits(student, tokens, copies=2),
+        # Adam goes through its parameters one by one; its share of the largest may be the whole of it.
+        update_bytes=2 * 4 * min(shape.largest_matrix(student), share // shape.data),
         teacher=shape.part(models[teacher.name], tokens, visits=offloaded and shape.cuda) if teacher else None,
         reference=shape.part(reference, tokens, visits=shape.cuda) if reference else None,
     )
@@ -242,6 +247,10 @@ class _Shape:
     def rank_parameters(self, model: ModelSummary) -> int:
         split, whole = parameters(model)
         return split // self.tensor + whole
+
+    def largest_matrix(self, model: ModelSummary) -> int:
+        """Numbers of it on one rank: an embedding, or gate and up in one."""
+        return max(model.vocab_size, 2 * model.ffn_hidden_size) * model.hidden_size // self.tensor
 
     def part(self, model: ModelSummary, tokens: int, *, visits: bool) -> ModelPart:
         return ModelPart(
@@ -299,7 +308,7 @@ def _server(
         cuda=cuda,
         weights_bytes=(split // gpus + whole) * element,
         kv_bytes_per_token=kv_bytes_per_token(model, gpus, element),
-        longest_tokens=_longest(spec),
+        longest_tokens=_longest_served(spec),
         memory_fraction=servers.memory_fraction,
         gpu_memory_bytes=gpu_memory_bytes if cuda else None,
     )
@@ -307,6 +316,12 @@ def _server(
 
 def _longest(spec: Spec) -> int:
     return spec.rollout.max_prompt_tokens + spec.rollout.max_response_tokens
+
+
+def _longest_served(spec: Spec) -> int:
+    """Engines and SGLang teachers answer the evaluation too."""
+    evaluated = (spec.evaluation.max_response_tokens or 0) if spec.evaluation.every_steps else 0
+    return spec.rollout.max_prompt_tokens + max(spec.rollout.max_response_tokens, evaluated)
 
 
 def _normalizes_heads(model: ModelSummary) -> bool:

@@ -129,6 +129,14 @@ ALGORITHM_RULES: list[Rule] = [
     ),
     Rule(
         node="spec.algorithm",
+        field="reference.estimator",
+        holds=lambda a: a.reference.loss_kl_coef == 0 or a.reference.estimator != "K1",
+        cel="self.reference.lossKLCoef == 0.0 || self.reference.estimator != 'K1'",
+        message="K1 in the loss pulls nowhere: its gradient is 0 in the mean",
+        hint="set estimator: LowVar, or rewardKLCoef in place of lossKLCoef",
+    ),
+    Rule(
+        node="spec.algorithm",
         field="reference.model",
         holds=lambda a: a.reference.model == "" or a.reference.reward_kl_coef > 0 or a.reference.loss_kl_coef > 0,
         cel="self.reference.model == '' || self.reference.rewardKLCoef > 0.0 || self.reference.lossKLCoef > 0.0",

@@ -85,6 +85,36 @@ def tensor_parallelism_divides_the_trainers_models(job: OPDJob, models: Models) 
                 )
 
 
+SHAPE = (
+    "architecture",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "num_kv_heads",
+    "head_dim",
+    "ffn_hidden_size",
+    "vocab_size",
+    "tie_word_embeddings",
+)
+"""What two models must have in common for one to hold the other's weights."""
+
+
+def reference_can_hold_the_student(job: OPDJob, models: Models) -> Iterator[Problem]:
+    """A reference that follows the student takes over its weights."""
+    if not job.spec.algorithm.reference.update_every_steps or not {"student", "reference"} <= models.keys():
+        return
+    ours, its = models["student"], models["reference"]
+    different = [name for name in SHAPE if getattr(ours, name) != getattr(its, name)]
+    if different:
+        [first, *_] = different
+        yield Problem(
+            path="spec.algorithm.reference.updateEverySteps",
+            message=f"the student's weights do not fit into reference.model: {first.replace('_', ' ')} is "
+            f"{getattr(its, first)}, the student's {getattr(ours, first)}",
+            hint="set updateEverySteps: 0, or drop reference.model: it then begins as the student",
+        )
+
+
 def pipeline_divides_layers(job: OPDJob, models: Models) -> Iterator[Problem]:
     """Every stage holds as many layers as the others."""
     pipeline = job.spec.student.parallelism.pipeline
@@ -120,6 +150,7 @@ MODEL_RULES: tuple[ModelRule, ...] = (
     vocabulary_covers_the_students,
     context_holds_the_longest_sample,
     tensor_parallelism_divides_the_trainers_models,
+    reference_can_hold_the_student,
     pipeline_divides_layers,
     servers_divide_heads,
 )

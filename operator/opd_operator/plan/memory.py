@@ -18,6 +18,7 @@ from .verdict import Verdict
 
 LARGEST_TENSOR = 8
 """GPUs of one node: no remedy goes beyond."""
+SERVER_SIZES = (2, 4, LARGEST_TENSOR)
 
 
 def estimate_of(job: OPDJob, models: Mapping[str, ModelSummary], settings: Settings) -> MemoryEstimate:
@@ -169,7 +170,7 @@ def _teacher_on_host(plan: _Fit) -> Verdict | None:
 # ---------------------------------------------------------------- servers
 def _engine_gpu(plan: _Fit) -> Verdict | None:
     engines = plan.job.spec.rollout.engines
-    return _server(plan, plan.memory.engine, "spec.rollout.engines", engines.gpus_per_replica, "engine")
+    return _server(plan, plan.memory.engine, "student", "spec.rollout.engines", engines.gpus_per_replica)
 
 
 def _teachers_gpu(plan: _Fit) -> Verdict | None:
@@ -177,26 +178,26 @@ def _teachers_gpu(plan: _Fit) -> Verdict | None:
     for index, teacher in enumerate(plan.job.spec.teachers):
         if teacher.name in servers:
             path, gpus = f"spec.teachers[{index}].sglang", teacher.sglang.gpus_per_replica
-            if found := _server(plan, servers[teacher.name], path, gpus, "teacher server"):
+            if found := _server(plan, servers[teacher.name], teacher.name, path, gpus):
                 return Verdict(reason=Reason.INSUFFICIENT_TEACHER_MEMORY, message=found.message)
     return None
 
 
-def _server(plan: _Fit, server: ServerEstimate, path: str, gpus: int, what: str) -> Verdict | None:
-    """Weights and the longest sample must fit into the server's share of its GPUs."""
+def _server(plan: _Fit, server: ServerEstimate, role: str, path: str, gpus: int) -> Verdict | None:
+    """`role` of the model. Weights and the longest sample must fit into the server's share of its GPUs."""
     cache = server.longest_tokens * server.kv_bytes_per_token
     if not server.cuda or server.weights_bytes + cache <= server.gpu_bytes:
         return None
     share = f"{server.memory_fraction:g} of a GPU's {_gib(plan.gpu_bytes)}"
-    wanted = gpus
-    while wanted < LARGEST_TENSOR and server.weights_bytes * gpus // wanted + cache > server.gpu_bytes:
-        wanted *= 2
-    remedy = f"set gpusPerReplica: {wanted}" if wanted > gpus else "take a smaller model or a shorter response"
+    heads = plan.models[role].num_heads
+    fits = (n for n in SERVER_SIZES if server.weights_bytes * gpus // n + cache <= server.gpu_bytes)
+    wanted = next((n for n in fits if n > gpus and heads % n == 0), None)
+    remedy = f"set gpusPerReplica: {wanted}" if wanted else "take a smaller model or a shorter response"
     if server.memory_fraction < 0.9 and server.weights_bytes + cache <= 0.9 * plan.gpu_bytes:
         remedy = f"set memoryFraction: 0.9, or {remedy}"
     return Verdict(
         reason=Reason.INSUFFICIENT_GPU_MEMORY,
-        message=f"{path}: a GPU of the {what} holds {_gib(server.weights_bytes)} of weights and needs {_gib(cache)} "
+        message=f"{path}: a GPU of {server.name} holds {_gib(server.weights_bytes)} of weights and needs {_gib(cache)} "
         f"for the {server.longest_tokens} tokens of the longest sample, but may use {_gib(server.gpu_bytes)} "
         f"({share}); {remedy}",
     )

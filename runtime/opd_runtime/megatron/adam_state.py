@@ -28,8 +28,19 @@ def prime_adam(optimizer: MegatronOptimizer) -> None:
             inner._sync_sub_optimizers_state_to_hdo()
 
 
-def unshare_steps(optimizer: MegatronOptimizer) -> None:
-    """Megatron's loader puts one step tensor into every parameter's state: each `+= 1` would count for all of them."""
+def one_parameter_at_a_time(optimizer: MegatronOptimizer) -> None:
+    """As on a CPU. Torch's way on a GPU takes all at once, for some milliseconds less and a copy of every second moment
+    more: 4 bytes a parameter, at a moment when the optimizer, gradients and weights are all there.
+    """
+    for adam in _torch_adams(optimizer):
+        for group in adam.param_groups:
+            group["foreach"] = False
+
+
+def own_what_was_loaded(optimizer: MegatronOptimizer) -> None:
+    """Megatron's loader puts one step tensor into every parameter's state: each `+= 1` would count for all of them.
+    It also takes over how the run that saved went about its parameters."""
+    one_parameter_at_a_time(optimizer)
     for adam in _torch_adams(optimizer):
         for state in adam.state.values():
             state["step"] = state["step"].clone()
@@ -52,8 +63,14 @@ _megatrons_own = DistributedOptimizer._set_main_param_and_optimizer_states
 
 
 def _set_states(self: DistributedOptimizer, model_param: Tensor, tensors: dict[str, Tensor]) -> None:
-    """Megatron's own asks for a `step` of each parameter, which the reshardable formats do not carry."""
+    """Megatron's own asks for a `step` of each parameter, which the reshardable formats do not carry.
+
+    In host memory it keeps what it is given: a part of a buffer as large as the state of all ranks, hence the copies.
+    """
     if isinstance(self.optimizer, HybridDeviceOptimizer):
+        copies = {k: v.clone() if isinstance(v, Tensor) else v for k, v in tensors.items()}
+        return _megatrons_own(self, model_param, copies)
+    if distrib_optimizer.HAVE_APEX_OR_TE:
         return _megatrons_own(self, model_param, tensors)
     group, order = self.model_param_group_index_map[model_param]
     main = self.optimizer.param_groups[group]["params"][order]
@@ -63,5 +80,4 @@ def _set_states(self: DistributedOptimizer, model_param: Tensor, tensors: dict[s
                 value.copy_(tensors[name])
 
 
-if not distrib_optimizer.HAVE_APEX_OR_TE:
-    DistributedOptimizer._set_main_param_and_optimizer_states = _set_states
+DistributedOptimizer._set_main_param_and_optimizer_states = _set_states

@@ -31,7 +31,7 @@ from megatron.core.optimizer.distrib_optimizer import DistributedOptimizer
 from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import CheckpointIncomplete, UserError
-from .adam_state import prime_adam, unshare_steps
+from .adam_state import own_what_was_loaded, prime_adam
 from .gathered_state import gathered_state
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -144,7 +144,7 @@ def load_latest(root: Path, model, optimizer, *, reference=None, identity: str) 
     content = _load(folder, _sharded_state(model, optimizer, reference))
     _load_weights(model, content["model"])
     optimizer.load_state_dict(content["optimizer"])
-    unshare_steps(optimizer)
+    own_what_was_loaded(optimizer)
     if reference is not None:
         _load_weights(reference, content["reference"])
     return step, document["state"]

@@ -10,6 +10,8 @@ from megatron.core.utils import get_model_config
 
 from opd_api.spec import Optimizer
 
+from .adam_state import one_parameter_at_a_time
+
 
 def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[DistributedDataParallel, MegatronOptimizer]:
     """The model under DDP with FP32 gradients, and Adam sharded over the data-parallel group, FP32 main parameters."""
@@ -38,6 +40,7 @@ def wrap(model, config, optimizer: Optimizer, *, bf16: bool) -> tuple[Distribute
         ),
         [ddp],
     )
+    one_parameter_at_a_time(adam)
     model_config = get_model_config(ddp)
     model_config.finalize_model_grads_func = finalize_model_grads
     model_config.grad_scale_func = adam.scale_loss

@@ -107,10 +107,7 @@ class Trainer:
         clock["teacher"] = self._now()
         teacher_N = self._frozen_logprobs(self.teacher, packer)
         if teacher_N is None:
-            assert batch.teacher_logprobs_N is not None, "an SGLang teacher's log-probs come with the batch"
-            teacher_N = torch.from_numpy(np.where(batch.mask_N, batch.teacher_logprobs_N, 0.0).astype(np.float32)).to(
-                self.device
-            )
+            teacher_N = torch.from_numpy(_given_logprobs(batch)).to(self.device)
         clock["update"] = self._now()
         plan = advantages(self.cfg, batch, old_N=old_N, teacher_N=teacher_N, ref_N=ref_N)
         metrics = plan.metrics | self._updates(packer, plan, step)
@@ -351,6 +348,14 @@ def _threads(cfg: TrainConfig) -> int:
     if cfg.device == "cuda":
         return min(max(len(os.sched_getaffinity(0)) // cfg.student.trainers.gpus_per_replica, 1), MOST_THREADS)
     return int(os.environ.get("OMP_NUM_THREADS", "1"))
+
+
+def _given_logprobs(batch: Batch) -> np.ndarray:
+    """Of an SGLang teacher: they came with the batch. 0 where nothing trains, which may be everywhere."""
+    if batch.teacher_logprobs_N is None:
+        assert not batch.mask_N.any(), "a sample that trains has its teacher's log-probs"
+        return np.zeros(len(batch.mask_N), np.float32)
+    return np.where(batch.mask_N, batch.teacher_logprobs_N, 0.0).astype(np.float32)
 
 
 def _due(step: int, every: int | None) -> bool:

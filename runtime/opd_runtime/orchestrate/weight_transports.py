@@ -6,6 +6,7 @@ before it touches its weights and lets new ones wait, so nothing is paused; the 
 
 import base64
 import io
+import os
 import pickle
 import shutil
 import socket
@@ -311,6 +312,10 @@ def _pickled(part: Bucket) -> str:
     return base64.b64encode(raw).decode()
 
 
+_NCCL_RAISES = "TORCH_NCCL_BLOCKING_WAIT"
+"""`wait` then waits for the GPU, and raises what went wrong."""
+
+
 def _make_group(store: dist.Store, name: str, world_size: int, timeout: timedelta, cuda: bool) -> Any:
     """A group known to nobody else: the trainer's default group and SGLang's stay as they are.
 
@@ -322,7 +327,12 @@ def _make_group(store: dist.Store, name: str, world_size: int, timeout: timedelt
         return dist.ProcessGroupGloo(store, 0, world_size, timeout)
     options = dist.ProcessGroupNCCL.Options()
     options._timeout = timeout
-    return dist.ProcessGroupNCCL(store, 0, world_size, options)
+    # Read by the constructor alone. Without it a watchdog ends this process, the trainer, for an engine that died.
+    os.environ[_NCCL_RAISES] = "1"
+    try:
+        return dist.ProcessGroupNCCL(store, 0, world_size, options)
+    finally:
+        del os.environ[_NCCL_RAISES]
 
 
 def _address_towards(url: str) -> str:

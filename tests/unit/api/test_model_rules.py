@@ -64,6 +64,13 @@ STUDENT = {"student": make_summary()}
             id="reference with another tokenizer",
         ),
         pytest.param(
+            "algorithm: {reference: {model: hf://a/b, rewardKLCoef: 0.1, updateEverySteps: 100}}",
+            STUDENT | {"reference": make_summary(num_layers=8)},
+            "spec.algorithm.reference.updateEverySteps",
+            "num layers is 8, the student's 4",
+            id="a larger reference that is to follow the student",
+        ),
+        pytest.param(
             "",
             STUDENT | {"teacher": make_summary(vocab_size=999)},
             "spec.teachers[0].model",

@@ -125,6 +125,25 @@ def test_logits_by_hand():
     assert trainer.logits_bytes == 2 * 16384 * (151936 // 4) * 2 + 4 * 1024 * (151936 // 4) * 4
 
 
+def test_adams_temporaries_count_where_they_are_the_most_that_comes_and_goes():
+    """Twice the embedding's share in FP32, of Qwen3-8B on one GPU with few tokens; nothing for one in host memory."""
+    few = {"maxTokensPerGPU": 512, "recompute": "Full"}
+    rollout = {"maxPromptTokens": 256, "maxResponseTokens": 256}
+    here = make_estimate({"student": {"model": "file:///student"} | few, "rollout": rollout}).trainer
+    assert here.peak_bytes == here.update_bytes == 2 * 4 * 151936 * 4096
+    moved = {"student": {"model": "file:///student"} | few, "rollout": rollout, "optimizer": {"offload": True}}
+    assert make_estimate(moved).trainer.peak_bytes < here.peak_bytes
+    split = make_estimate(student(parallelism={"tensor": 4})).trainer
+    assert split.update_bytes == 2 * 4 * 151936 * 4096 // 4
+
+
+def test_servers_hold_the_longest_answer_of_the_evaluation_too():
+    evaluation = {"everySteps": 20, "maxResponseTokens": 32768, "prompts": [{"uri": "file:///held-out"}]}
+    rollout = {"maxPromptTokens": 1024, "maxResponseTokens": 4096}
+    assert make_estimate({"rollout": rollout}).engine.longest_tokens == 1024 + 4096
+    assert make_estimate({"rollout": rollout, "evaluation": evaluation}).engine.longest_tokens == 1024 + 32768
+
+
 def test_a_sample_longer_than_the_budget_counts():
     short = make_estimate({"rollout": {"maxPromptTokens": 1024, "maxResponseTokens": 31744}}).trainer
     budget = make_estimate(student(maxTokensPerGPU=32768, parallelism={"tensor": 1})).trainer

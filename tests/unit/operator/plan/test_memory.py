@@ -136,6 +136,12 @@ def test_the_examples_head_counts_their_gpus(file):
             ["spec.teachers[0].sglang:", "61.0 GiB of weights", "0.85 of a GPU's 79.0 GiB", "set gpusPerReplica: 2"],
             id="a teacher server on one GPU with long samples",
         ),
+        pytest.param(
+            example("sglang", teachers__0__sglang={"gpusPerReplica": 2, "memoryFraction": 0.1}),
+            "InsufficientTeacherMemory",
+            ["30.5 GiB of weights", "set memoryFraction: 0.9, or take a smaller model or a shorter response"],
+            id="a teacher server that no node would hold",
+        ),
     ],
 )
 def test_what_does_not_fit_is_refused_with_numbers(job, want_reason, want_words):
