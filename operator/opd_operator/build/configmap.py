@@ -24,9 +24,11 @@ def config_digest(job: OPDJob, models: ModelsReport | None) -> str:
 
 
 def mailbox(job: OPDJob, request: Request | None) -> Manifest:
-    """The operator's part of it: a request left out is a request taken back. `progress.json` is the runtime's own."""
+    """The operator's part of it. No request is an empty one: a key left out would leave one that somebody else put
+    there. `progress.json` is the runtime's own."""
+    said = "" if request is None else request.model_dump_json()
     manifest = child(job, Kind.CONFIG_MAP, names.mailbox(job.metadata.name), "mailbox")
-    return manifest if request is None else manifest | {"data": {names.REQUEST_KEY: request.model_dump_json()}}
+    return manifest | {"data": {names.REQUEST_KEY: said}}
 
 
 def short_document(job: OPDJob) -> str:

@@ -26,15 +26,13 @@ SERVER_MEMORY_BYTES = 4 * GIB
 """Requested for a teacher whose model's shape is unknown."""
 
 
-def teacher_set(
-    job: OPDJob, teacher: Teacher, settings: Settings, memory: MemoryEstimate, replicas: int | None = None
-) -> tuple[Manifest, ...]:
-    """In the order to apply; the Deployment's digest speaks for all. `replicas` is 0 while the job is suspended.
+def teacher_set(job: OPDJob, teacher: Teacher, settings: Settings, memory: MemoryEstimate) -> tuple[Manifest, ...]:
+    """In the order to apply; the Deployment's digest speaks for all.
 
     Only for a teacher in mode SGLang without an endpoint. The digest leaves the key out: with another seed, running
     teachers and drivers keep the key they share.
     """
-    deployment = _deployment(job, teacher, settings, memory, replicas)
+    deployment = _deployment(job, teacher, settings, memory)
     own_key = not teacher.sglang.api_key_secret
     others = [_service(job, teacher)]
     others += [_disruption_budget(job, teacher)] if teacher.sglang.replicas > 1 else []
@@ -70,13 +68,11 @@ def _disruption_budget(job: OPDJob, teacher: Teacher) -> Manifest:
     return _child(job, Kind.POD_DISRUPTION_BUDGET, teacher) | {"spec": spec}
 
 
-def _deployment(
-    job: OPDJob, teacher: Teacher, settings: Settings, memory: MemoryEstimate, replicas: int | None
-) -> Manifest:
+def _deployment(job: OPDJob, teacher: Teacher, settings: Settings, memory: MemoryEstimate) -> Manifest:
     """Recreate: there may be no GPU for a second replica beside the first."""
     sglang = teacher.sglang
     spec = {
-        "replicas": sglang.replicas if replicas is None else replicas,
+        "replicas": sglang.replicas,
         "strategy": {"type": "Recreate"},
         "progressDeadlineSeconds": sglang.startup_timeout_seconds,
         "selector": {"matchLabels": _selector(job, teacher)},

@@ -32,6 +32,10 @@ WEBHOOK = "failed calling webhook"
 """In what a write is answered while an admission webhook that has to be asked does not answer."""
 VOLATILE = re.compile(r":\d+(?=->)|current time \S+ ")
 """In what two such answers about the same trouble differ: they would be news each time."""
+DEEPEST = 500
+TOO_DEEP = b'"nested too deep"'
+BRACKETS = re.compile(rb'"(?:[^"\\]|\\.)*"|[][{}]', re.DOTALL)
+"""In JSON; texts too, so that none inside them count."""
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 JSON = "application/json"
@@ -97,7 +101,7 @@ class Api:
             async with await self._send(method, path, query, limit, body, content_type) as response:
                 data = await response.read()
                 _check(response.status, data)
-                return json.loads(data) if data else {}
+                return loads(data) if data else {}
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiUnavailable(f"{method} {path}: {error or type(error).__name__}") from error
 
@@ -112,7 +116,7 @@ class Api:
                 async for chunk in response.content.iter_any():
                     *lines, begun = (begun + chunk).split(b"\n")
                     for line in lines:
-                        yield json.loads(line)
+                        yield loads(line)
         except (aiohttp.ClientError, TimeoutError, OSError, ValueError) as error:
             raise ApiUnavailable(f"watch {path}: {error or type(error).__name__}") from error
 
@@ -134,6 +138,32 @@ class Api:
             answer = await self._client.rest_client.request(method, url, headers, body, _request_timeout=limit)
         response: aiohttp.ClientResponse = answer.response
         return response
+
+
+def loads(data: bytes) -> Body:
+    """A document as deep as the API server takes (10,000 levels) would end this process, and its next start: one such
+    object, and no job is looked after. Where it is too deep for us, a text stands in for what lies below."""
+    try:
+        document: Body = json.loads(data)
+    except RecursionError:
+        document = json.loads(shallow(data))
+    return document
+
+
+def shallow(data: bytes) -> bytes:
+    """JSON, cut below DEEPEST levels."""
+    kept, depth, start = [], 0, 0
+    for token in BRACKETS.finditer(data):
+        if token[0] in b"[{":
+            depth += 1
+            if depth == DEEPEST + 1:
+                kept.append(data[start : token.start()])
+        elif token[0] in b"]}":
+            depth -= 1
+            if depth == DEEPEST:
+                kept.append(TOO_DEEP)
+                start = token.end()
+    return b"".join([*kept, data[start:]])
 
 
 def path_of(kind: Kind, namespace: str = "", name: str = "", subresource: str = "") -> str:

@@ -287,7 +287,7 @@ def _sorted[F: (RayJobFacts, RayClusterFacts, DeploymentFacts, PodFacts)](facts:
 
 
 def _config(text: ConfigText) -> ConfigFacts:
-    models = parse_models(text.models.encode()) if text.models is not None else None
+    models = parse_models(text.models.encode()) if isinstance(text.models, str) else None
     return ConfigFacts(
         owner_uid=text.owner_uid, digest=text.digest, models=None if isinstance(models, DocumentError) else models
     )

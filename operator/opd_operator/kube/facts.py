@@ -36,7 +36,7 @@ class ConfigText:
 
     owner_uid: str
     digest: str
-    models: str | None
+    models: str | DocumentError | None
 
 
 type Facts = PodFacts | ModelsJobFacts | RayJobFacts | RayClusterFacts | DeploymentFacts | MailboxText | ConfigText
@@ -197,10 +197,10 @@ def _config_map(body: Body) -> MailboxText | ConfigText | None:
             owner_uid=_owner(body),
             resource_version=metadata["resourceVersion"],
             progress=_document(data.get(names.PROGRESS_KEY)),
-            request=_document(data.get(names.REQUEST_KEY)),
+            request=_document(data.get(names.REQUEST_KEY) or None),
         )
     if metadata["name"] == names.config(job):
-        return ConfigText(owner_uid=_owner(body), digest=_digest(body), models=data.get(names.MODELS_KEY))
+        return ConfigText(owner_uid=_owner(body), digest=_digest(body), models=_document(data.get(names.MODELS_KEY)))
     return None
 
 

@@ -120,12 +120,13 @@ class Kube:
         self._cache.take(kind, body)
 
     async def _create(self, key: JobKey, uid: str, manifest: Manifest) -> Body:
-        """One of ours that is there already, and the cache did not know it, is fine, and made as it should be."""
+        """One of ours that is there already, and the cache did not know it, is fine, and made as it should be. A full
+        quota refuses one more (403) before the API server sees that it is none."""
         kind = _kind(manifest)
         try:
             return await self._writer.create(kind, manifest)
         except ApiError as error:
-            found = await self._named(kind, key, manifest["metadata"]["name"]) if error.status == 409 else None
+            found = await self._named(kind, key, manifest["metadata"]["name"]) if error.status in (403, 409) else None
             if found is None:
                 raise
         self._refuse_stranger(key, uid, kind, found)

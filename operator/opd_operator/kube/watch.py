@@ -20,6 +20,9 @@ log = logging.getLogger(__name__)
 
 PAGE = 250
 """Objects a page: a page of pods is some two megabytes."""
+PAGE_OF_LARGE = 25
+"""Of kinds that users fill, with up to a megabyte each."""
+LARGE = (Kind.OPD_JOB, Kind.CONFIG_MAP)
 WATCH_SECONDS = 300
 ABSENT_SECONDS = 10.0
 BACKOFF_SECONDS = (0.1, 10.0)
@@ -70,7 +73,7 @@ class Watch:
 
     async def _list_once(self) -> int:
         seen: set[tuple[str, str]] = set()
-        query = {**self._query, "limit": str(PAGE)}
+        query = {**self._query, "limit": str(PAGE_OF_LARGE if self._kind in LARGE else PAGE)}
         while True:
             page = await self._api.call("GET", path_of(self._kind, self._namespace), query=query)
             self.heard = _now()

@@ -89,8 +89,7 @@ def _teachers(situation: Situation, course: Course, memory: MemoryEstimate) -> I
     job = situation.job
     assert job is not None
     starting = course.stage in (Stage.WAITING, Stage.LAUNCHING)
-    stopped = course.stage in (Stage.RELEASING, Stage.SUSPENDED)
-    if not (starting or stopped or course.stage in (Stage.QUEUED, Stage.STARTING, Stage.TRAINING)):
+    if not (starting or course.stage in (Stage.QUEUED, Stage.STARTING, Stage.TRAINING)):
         return
     deployments = {each.name: each for each in situation.observed.deployments}
     for teacher in served(job):
@@ -98,10 +97,6 @@ def _teachers(situation: Situation, course: Course, memory: MemoryEstimate) -> I
         if found is not None and (found.deleting or found.owner_uid != situation.observed.uid):
             continue
         if found is None and course.stage is Stage.LAUNCHING:
-            continue
-        if stopped:
-            if found is not None and found.replicas != 0:
-                yield from build.teacher_set(job, teacher, situation.settings, memory, replicas=0)
             continue
         manifests = build.teacher_set(job, teacher, situation.settings, memory)
         same = found is not None and found.digest == build.digest_of(manifests[-1])
@@ -136,13 +131,16 @@ def _old_rayjobs(situation: Situation, course: Course) -> Iterator[ObjectRef]:
 
 
 def _old_teachers(situation: Situation, course: Course) -> Iterator[ObjectRef]:
-    """At the end all; before it, those that the document does not name any more (it may change while suspended).
-    Service, key, budget and policy hold nothing back and go with the OPDJob."""
+    """All where no attempt lives; before one is made, those that the document does not name any more: it may change as
+    soon as a stop was asked for, and the attempt that still ends its step has the one it began with. Service, key,
+    budget and policy hold nothing back and go with the OPDJob."""
     job = situation.job
+    if course.rayjob_expected or course.stage is Stage.RECORDING:
+        return
     wanted = {names.teacher(job.metadata.name, each.name) for each in served(job)} if job else set()
     for deployment in situation.observed.deployments:
         mine = deployment.owner_uid == situation.observed.uid and not deployment.deleting
-        if mine and (course.stage is Stage.FINISHED or deployment.name not in wanted):
+        if mine and (course.stage in ENDED or deployment.name not in wanted):
             yield ObjectRef(Kind.DEPLOYMENT, deployment.name)
 
 

@@ -225,7 +225,7 @@ def _final(situation: Situation, ending: Ending) -> Course | None:
 
 def _gave_way(situation: Situation, ending: Ending) -> bool:
     """Because a pod was evicted, having saved; or because Kueue took its quota, which has its own patience."""
-    saved = situation.report is not None and situation.report.checkpoint is not None
+    saved = situation.checkpoint is not None
     preempted = situation.rayjob is not None and situation.rayjob.suspended
     return ending.kind is Kind.STOPPED and (saved or preempted)
 

@@ -5,7 +5,7 @@ from typing import Any
 from opd_api import names
 from opd_api.columns import KL_METRIC, PASS_AT_1_METRIC, REWARD_METRIC, columns
 from opd_api.conditions import ConditionType
-from opd_api.documents import Progress, TeacherReport
+from opd_api.documents import CheckpointReport, Progress, TeacherReport
 from opd_api.spec import OPDJob, Teacher
 from opd_api.status import (
     Columns,
@@ -19,7 +19,7 @@ from opd_api.status import (
 )
 
 from .advice import FIRST_KL_METRIC
-from .lifecycle import Course, Stage
+from .lifecycle import ENDED, Course, Stage
 from .situation import Situation
 from .times import moment_of, stamp
 
@@ -41,14 +41,18 @@ def measured(situation: Situation, course: Course, conditions: dict[str, Conditi
             "distillation": _distillation(before.distillation, report),
             "reward": _reward(before.reward, report),
             "evaluation": _evaluation(before.evaluation, report),
-            "checkpoint": _checkpoint(before.checkpoint, report),
+            "checkpoint": _checkpoint(before.checkpoint, situation.checkpoint),
         }
     if situation.job is not None and course.attempt is not None:
-        ended = course.stage in (Stage.FINISHED, Stage.SUSPENDED, Stage.RELEASING)
+        ended = course.stage is Stage.FINISHED
         proven = ConditionType.TEACHER_READY in conditions and conditions[ConditionType.TEACHER_READY].status == "True"
-        teachers = [_teacher(situation, situation.job, each, proven=proven) for each in situation.job.spec.teachers]
+        teachers = [
+            _teacher(situation, course, situation.job, each, proven=proven) for each in situation.job.spec.teachers
+        ]
         found["teachers"] = before.teachers if ended else tuple(teachers)
-        found["columns"] = before.columns if ended and report is None else _columns(situation, situation.job, report)
+        found["columns"] = (
+            before.columns if course.stage in ENDED and report is None else _columns(situation, situation.job, report)
+        )
     return found
 
 
@@ -103,15 +107,14 @@ def _evaluation(before: StatusEvaluation | None, report: Progress) -> StatusEval
     return StatusEvaluation(pass_at_1=share, step=_seconds(step))
 
 
-def _checkpoint(before: StatusCheckpoint | None, report: Progress) -> StatusCheckpoint | None:
-    known = report.checkpoint
+def _checkpoint(before: StatusCheckpoint | None, known: CheckpointReport | None) -> StatusCheckpoint | None:
     return StatusCheckpoint(step=known.step, uri=known.uri, export_uri=known.export_uri) if known else before
 
 
 # ---------------------------------------------------------------- teachers
-def _teacher(situation: Situation, job: OPDJob, teacher: Teacher, *, proven: bool) -> StatusTeacher:
-    """The runtime's word about scores, Kubernetes' about servers."""
-    said = _said(situation.report, teacher)
+def _teacher(situation: Situation, course: Course, job: OPDJob, teacher: Teacher, *, proven: bool) -> StatusTeacher:
+    """The runtime's word about scores while it lives, Kubernetes' about servers."""
+    said = _said(situation.report, teacher) if course.stage not in ENDED else None
     known = next((each for each in situation.status.teachers if each.name == teacher.name), None)
     facts: dict[str, Any] = {
         "mode": teacher.mode,

@@ -6,7 +6,7 @@ from functools import cached_property
 
 from opd_api import names
 from opd_api.conditions import ConditionType
-from opd_api.documents import DocumentError, Progress
+from opd_api.documents import CheckpointReport, DocumentError, Progress
 from opd_api.spec import OPDJob
 from opd_api.status import Condition, Status
 
@@ -139,10 +139,11 @@ class Situation:
 
     @cached_property
     def strangers(self) -> tuple[str, ...]:
-        """Objects that have a child's name and another owner: an earlier job of this name, or somebody's own."""
+        """Objects that have a child's name and another owner: an earlier job of this name, or somebody's own. Before an
+        attempt is made any RayJob: what has our label may have pods that write."""
         observed, job = self.observed, self.observed.name
         attempt_name = names.rayjob(job, self.attempt) if self.attempt else ""
-        rayjobs = [each for each in observed.rayjobs if each.name == attempt_name]
+        rayjobs = [each for each in observed.rayjobs if each.name == attempt_name or not self.existed]
         known = [
             (f"ConfigMap {names.config(job)}", observed.config),
             (f"ConfigMap {names.mailbox(job)}", observed.mailbox),
@@ -176,6 +177,12 @@ class Situation:
         if progress.attempt > self.attempt or (progress.attempt < self.attempt and late):
             return f"a report of attempt {progress.attempt} is ignored: this is attempt {self.attempt}"
         return ""
+
+    @property
+    def checkpoint(self) -> CheckpointReport | None:
+        """The newest of this attempt, where it outlives the attempt's pods."""
+        claimed = self.job is not None and self.job.spec.checkpoint.claim_name
+        return self.report.checkpoint if self.report is not None and claimed else None
 
     @property
     def _progress(self) -> Progress | None:

@@ -140,9 +140,9 @@ class Mailbox:
 
     def _find(self, data: dict[str, str]) -> Request | None:
         """The request in the mailbox; a stop of this attempt is passed on."""
-        if REQUEST_KEY not in data:
+        if not (said := data.get(REQUEST_KEY)):
             return None
-        request = parse_request(data[REQUEST_KEY].encode())
+        request = parse_request(said.encode())
         if isinstance(request, DocumentError):
             self._tell(f"{REQUEST_KEY} cannot be used: {request.message}")
             return None

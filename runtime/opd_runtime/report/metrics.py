@@ -94,7 +94,7 @@ class StepRecord:
     total_steps: int
     metrics: dict[str, float]
     """By the names of METRICS; what a step has not measured is absent."""
-    weight_version: str = ""
+    weight_version: int = 0
     """Of the weights in the engines after this step."""
     time: str = field(default_factory=now)
 

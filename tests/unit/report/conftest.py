@@ -52,7 +52,7 @@ def make_record() -> Callable[..., StepRecord]:
             step=step,
             total_steps=total_steps,
             metrics=metrics | more,
-            weight_version=str(step),
+            weight_version=step,
             time="2026-01-02T03:04:05Z",
         )
 

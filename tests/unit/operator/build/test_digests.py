@@ -24,9 +24,9 @@ def changed(job: OPDJob, **fields: Any) -> OPDJob:
     return job.model_copy(update={"spec": job.spec.model_copy(update=fields)})
 
 
-def deployment_of(case: JobCase, replicas: int | None = None, **settings: Any) -> Manifest:
+def deployment_of(case: JobCase, **settings: Any) -> Manifest:
     memory = estimate(case.job, case.models.models)
-    return build.teacher_set(case.job, case.job.spec.teachers[0], make_settings(**settings), memory, replicas)[-1]
+    return build.teacher_set(case.job, case.job.spec.teachers[0], make_settings(**settings), memory)[-1]
 
 
 def rayjob_of(case: JobCase, job: OPDJob | None = None) -> Manifest:
@@ -46,7 +46,7 @@ def test_a_request_is_in_the_mailbox_and_not_in_the_digest(case: JobCase) -> Non
     [mailbox] = [each for each in with_request if each["metadata"]["name"] == "arithmetic-mailbox"]
     assert json.loads(mailbox["data"]["request.json"])["stop"] == "Suspend"
     assert mailbox == build.mailbox(case.job, REQUEST)
-    assert "data" not in build.mailbox(case.job, None)
+    assert build.mailbox(case.job, None)["data"] == {"request.json": ""}, "else one put there by others would stay"
 
 
 def test_attempt_models_steps_and_settings_are_in_the_foundations_digest(case: JobCase) -> None:
@@ -72,9 +72,8 @@ def test_a_pause_and_what_kubernetes_keeps_about_the_object_change_no_digest(cas
     assert rayjob_of(case, paused) == rayjob_of(case)
 
 
-def test_replicas_and_image_are_in_the_teachers_digest_and_the_key_is_not(case: JobCase) -> None:
+def test_the_image_is_in_the_teachers_digest_and_the_key_is_not(case: JobCase) -> None:
     known = build.digest_of(deployment_of(case))
-    assert build.digest_of(deployment_of(case, replicas=0)) != known
     assert build.digest_of(deployment_of(case, runtime_image="other:1")) != known
     assert build.digest_of(deployment_of(case, network_policies=False)) != known
     assert build.digest_of(deployment_of(case, key_seed="another seed")) == known

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from opd_operator.kube.api import ApiError, ApiUnavailable, WebhookFailed, _check
+from opd_operator.kube.api import DEEPEST, ApiError, ApiUnavailable, WebhookFailed, _check, loads, shallow
 
 WEBHOOK = 'Internal error occurred: failed calling webhook "v.example.com": connection refused'
 
@@ -51,3 +51,22 @@ def test_a_webhook_in_trouble_is_tried_again_like_all_trouble() -> None:
     with pytest.raises(ApiUnavailable) as caught:
         _check(500, json.dumps({"message": WEBHOOK}).encode())
     assert isinstance(caught.value, WebhookFailed) and caught.value.message == WEBHOOK
+
+
+def nested(depth: int) -> bytes:
+    return b'{"kind": "x", "spec": ' + depth * b'{"a": [' + b'"]}"' + depth * b"]}" + b', "status": {"b": "}{\\""}}'
+
+
+def test_a_document_deeper_than_python_reads_is_cut_and_read() -> None:
+    """The API server takes 10,000 levels."""
+    document = loads(nested(4_900))
+    assert (document["kind"], document["status"]) == ("x", {"b": '}{"'})
+    levels, inner = 1, document["spec"]
+    while not isinstance(inner, str):
+        levels, inner = levels + 1, inner["a"] if isinstance(inner, dict) else inner[0]
+    assert (levels, inner) == (DEEPEST, "nested too deep")
+
+
+@pytest.mark.parametrize("depth", [0, 1, DEEPEST // 2 - 1])
+def test_a_document_that_is_not_too_deep_stays_as_it_is(depth: int) -> None:
+    assert shallow(nested(depth)) == nested(depth)

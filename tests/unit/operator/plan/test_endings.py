@@ -245,6 +245,16 @@ def test_a_driver_that_gave_way_goes_on_at_once_and_that_is_no_retry():
     assert "Attempt 1 has stopped: SIGTERM." in status.message
 
 
+def test_without_a_claim_nothing_was_kept_whatever_the_driver_says():
+    """Its folder goes with the pod: an eviction is a retry, and neither checkpoint nor export is named."""
+    job = make_job({"checkpoint": {"claimName": ""}})
+    folder = {"step": 47, "uri": "file:///opd/run/checkpoints", "export_uri": "file:///opd/run/export"}
+    status = decide(settled(make_running(job, mailbox=reported("Stopped", checkpoint=folder)))).status
+    assert (status.attempt, status.retries, status.checkpoint) == (2, 1, None)
+    done = decide(settled(make_running(job, mailbox=reported("Succeeded", step=300, checkpoint=folder)))).status
+    assert (done.message, done.checkpoint) == ("All steps are done.", None)
+
+
 def test_so_does_one_that_kueue_sent_away_meanwhile():
     stopped = reported("Stopped", checkpoint={"step": 47, "uri": "pvc://checkpoints/job"})
     status = attempt_status(1, make_condition("QuotaReserved", "False", "Queued", seconds_ago=5))

@@ -261,6 +261,13 @@ def without_teacher(**fields) -> Observed:
             id="a stranger's ConfigMap of a child's name is not touched",
         ),
         pytest.param(
+            without_teacher(status=recorded(), rayjobs=(make_rayjob(2, owner_uid="another"),)),
+            "Pending",
+            [],
+            [],
+            id="a stranger's RayJob of another name with our label keeps us from starting",
+        ),
+        pytest.param(
             without_teacher(status=recorded(), rayjobs=(make_rayjob(1, owner_uid="another"),)),
             "Pending",
             [],
@@ -343,12 +350,15 @@ def test_a_teacher_the_document_no_longer_names_goes():
             status=recorded(2),
             config=make_config(renamed),
             deployments=(make_deployment(),),
-            rayjobs=(make_rayjob(2),),
         )
     )
-    decision = decide(observed)
-    assert deleted(decision) == TEACHER_GOES
-    assert "Deployment job-judge" in applied(decision)
+    assert deleted(decide(observed)) == TEACHER_GOES
+
+
+def test_another_jobs_rayjob_that_may_still_write_is_named():
+    """The fence would count it: an earlier job of this name may have got further."""
+    decision = decide(without_teacher(status=recorded(), rayjobs=(make_rayjob(2, owner_uid="another"),)))
+    assert "in its way: RayJob job-a2" in decision.status.message
 
 
 def test_a_progress_of_the_attempt_before_does_not_start_the_new_one():

@@ -29,10 +29,11 @@ from operator_makers import (
     training_status,
 )
 
-from opd_api.documents import DocumentError, Request
+from opd_api.documents import DocumentError, Request, TeacherReport
 from opd_operator.plan.times import stamp
 
 SUSPEND = make_job({"suspend": True})
+GIVEN_BACK = ["RayJob job-a1", "Deployment job-teacher"]
 
 
 def asked(seconds_ago: float = 60) -> Request:
@@ -74,20 +75,20 @@ def test_a_running_job_is_asked_to_stop_and_not_touched():
         pytest.param(
             stopping(mailbox=make_mailbox(make_progress(1, "Stopped"), asked())),
             "Suspending",
-            ["RayJob job-a1"],
+            GIVEN_BACK,
             id="a driver that stopped is given back",
         ),
-        pytest.param(stopping(seconds_ago=300), "Suspending", ["RayJob job-a1"], id="a driver that never answers too"),
+        pytest.param(stopping(seconds_ago=300), "Suspending", GIVEN_BACK, id="a driver that never answers too"),
         pytest.param(
             stopping(rayjobs=(make_rayjob(job_status="FAILED"),)),
             "Suspending",
-            ["RayJob job-a1"],
+            GIVEN_BACK,
             id="an attempt that is lost meanwhile is no retry",
         ),
         pytest.param(
             stopping(rayjobs=(make_rayjob(job_status="SUCCEEDED"),)),
             "Suspending",
-            ["RayJob job-a1"],
+            GIVEN_BACK,
             id="KubeRay is faster than the driver's last report",
         ),
         pytest.param(
@@ -101,13 +102,13 @@ def test_a_running_job_is_asked_to_stop_and_not_touched():
         pytest.param(
             settled(make_running(SUSPEND, status=attempt_status(), mailbox=make_mailbox())),
             "Suspending",
-            ["RayJob job-a1"],
+            GIVEN_BACK,
             id="a driver that has not begun has nothing to save",
         ),
         pytest.param(
             settled(make_running(SUSPEND, rayjobs=(make_rayjob(suspended=True),))),
             "Suspending",
-            ["RayJob job-a1"],
+            GIVEN_BACK,
             id="what Kueue holds back has nothing to save",
         ),
         pytest.param(
@@ -132,12 +133,24 @@ def test_suspension(observed, want_phase, want_deleted):
     assert (decision.status.phase, deleted(decision)) == (want_phase, want_deleted), decision.status.message
 
 
-def test_the_teacher_is_scaled_to_zero_and_kept():
-    decision = decide(stopping(rayjobs=(), pods=(), deployments=(make_deployment(),)))
-    assert applied(decision)[-1] == "Deployment job-teacher"
-    assert decision.apply[-1]["spec"]["replicas"] == 0
-    again = decide(suspended(deployments=(make_deployment(replicas=0, ready_replicas=0),)))
+@pytest.mark.parametrize(
+    "config", [pytest.param({}, id="as ever"), pytest.param({"config": None}, id="no shapes known")]
+)
+def test_the_teacher_goes_with_the_rayjob(config):
+    """By nothing but a deletion: whatever else the API server refuses, its GPUs are given back."""
+    decision = decide(stopping(rayjobs=(), deployments=(make_deployment(),), **config))
+    assert (applied(decision), deleted(decision)) == ([], ["Deployment job-teacher"])
+    again = decide(suspended(deployments=()))
     assert (again.apply, again.delete) == ((), ())
+
+
+def test_an_attempt_that_ends_its_step_keeps_the_teacher_it_has():
+    """The document may change as soon as a stop was asked for."""
+    edited = make_job({"suspend": True, "teachers": [{"name": "other", "mode": "Megatron", "model": "hf://a/b"}]})
+    decision = decide(stopping(edited, deployments=(make_deployment(),)))
+    assert (decision.status.phase, deleted(decision)) == ("Suspending", [])
+    gone = decide(stopping(edited, rayjobs=(), deployments=(make_deployment(),)))
+    assert deleted(gone) == ["Deployment job-teacher"]
 
 
 @pytest.mark.parametrize(
@@ -157,7 +170,7 @@ def test_the_mailbox_says_what_the_status_says(request_seen):
 
 def test_a_forged_request_is_taken_back():
     decision = decide(settled(make_running(mailbox=make_mailbox(make_progress(), asked()))))
-    assert (applied(decision), "data" in decision.apply[0]) == (["ConfigMap job-mailbox"], False)
+    assert (applied(decision), decision.apply[0]["data"]) == (["ConfigMap job-mailbox"], {"request.json": ""})
 
 
 def test_a_pod_that_is_evicted_has_the_driver_save_and_stop():
@@ -203,6 +216,14 @@ def test_where_a_suspended_job_goes_on_is_told():
     decision = decide(stopping(rayjobs=(), pods=(), mailbox=make_mailbox(progress, asked())))
     assert decision.status.message == "Suspended: set spec.suspend to false to go on from step 47."
     assert (decision.status.columns.step, decision.status.ray_job_name) == ("47/300", None)
+
+
+def test_teachers_that_were_given_back_are_not_called_ready():
+    said = TeacherReport(name="teacher", mode="SGLang", ready=True, ready_replicas=1, replicas=1)
+    progress = make_progress(1, "Stopped", step=47, teachers=(said,))
+    decision = decide(stopping(rayjobs=(), pods=(), deployments=(), mailbox=make_mailbox(progress, asked())))
+    (teacher,) = decision.status.teachers
+    assert (teacher.ready, teacher.ready_replicas, decision.status.columns.teacher) == (False, 0, "SGLang 0/1")
 
 
 def test_deadlines_do_not_run_while_a_job_is_suspended():
