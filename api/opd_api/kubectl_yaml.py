@@ -8,6 +8,9 @@ import yaml
 
 from .errors import InvalidJob, Problem
 
+DEEPEST = 100
+"""Levels of a document. The API server takes 10,000; the libraries that read it here do not."""
+_SHOWN_PATH = 80
 _EXACT_INTEGERS = 2**53
 _Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
 """libyaml's is eight times as fast; an operator writes many configs."""
@@ -78,23 +81,28 @@ def dump(document: dict[str, Any]) -> str:
     return yaml.dump(document, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=120)
 
 
-def plain(document: dict[str, Any], place: str) -> tuple[dict[str, Any], list[Problem]]:
+def plain(document: dict[str, Any]) -> tuple[dict[str, Any], list[Problem]]:
     """What arrives at an API server, and what cannot be sent.
 
     A null is as good as an absent field (but not in a podTemplate, Kubernetes' own), 300.0 is 300, NaN is refused.
+    Raises InvalidJob for what is too deep to read.
     """
     problems: list[Problem] = []
 
-    def walk(value: Any, path: str, keep_nulls: bool) -> Any:
+    def walk(value: Any, path: str, keep_nulls: bool, depth: int = 0) -> Any:
+        if depth > DEEPEST:
+            where = f"{path[:_SHOWN_PATH]}…"
+            message, hint = "contains itself, or is nested too deep", f"at most {DEEPEST} levels"
+            raise InvalidJob([Problem(path=where, message=message, hint=hint)])
         if isinstance(value, dict):
             below = {str(key): item for key, item in value.items()}
             walked = {
-                key: walk(item, f"{path}.{key}" if path else key, keep_nulls or key == "podTemplate")
+                key: walk(item, f"{path}.{key}" if path else key, keep_nulls or key == "podTemplate", depth + 1)
                 for key, item in below.items()
             }
             return {key: item for key, item in walked.items() if item is not None or keep_nulls}
         if isinstance(value, list):
-            return [walk(item, f"{path}[{index}]", keep_nulls) for index, item in enumerate(value)]
+            return [walk(item, f"{path}[{index}]", keep_nulls, depth + 1) for index, item in enumerate(value)]
         if isinstance(value, float) and not math.isfinite(value):
             problems.append(Problem(path=path, message=f"{value} is not a finite number", hint="write a number"))
             return None
@@ -105,10 +113,7 @@ def plain(document: dict[str, Any], place: str) -> tuple[dict[str, Any], list[Pr
         problems.append(Problem(path=path, message=f"is a {type(value).__name__}, which JSON has no word for"))
         return None
 
-    try:
-        return walk(document, "", keep_nulls=False), problems
-    except RecursionError as error:
-        raise InvalidJob([Problem(path=place, message="contains itself, or is nested too deep")]) from error
+    return walk(document, "", keep_nulls=False), problems
 
 
 def _at(error: Exception, place: str) -> str:

@@ -54,7 +54,7 @@ def read_document(text: str, source: str = "") -> dict[str, Any]:
 
 def job_from_document(document: dict[str, Any]) -> OPDJob:
     """Schema and static rules; raises InvalidJob with every problem."""
-    sent, problems = plain(document, "document")
+    sent, problems = plain(document)
     if foreign := _foreign(sent):
         raise InvalidJob(foreign)
     job, schema_problems, unreadable = _validate(sent)

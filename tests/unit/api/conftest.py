@@ -35,7 +35,7 @@ class ApiServer:
 
     def admit(self, document: dict[str, Any]) -> tuple[dict[str, Any], set[str], set[str]]:
         """The stored document, paths that the schema refuses, paths that CEL refuses (asked only if there are none)."""
-        stored = copy.deepcopy(plain(document, "document")[0])
+        stored = copy.deepcopy(plain(document)[0])
         fill_defaults(self.schema, stored)
         refused = {path_of(error) for error in jsonschema.Draft4Validator(self._checked()).iter_errors(stored)}
         refused |= set(unknown(self.schema, stored, ""))

@@ -99,6 +99,9 @@ def test_status_of_a_live_object_is_read(minimal):
     assert job.status.distillation.reverse_kl_p95 == 0.9
 
 
+DEEP = ("a" + 30 * "[0]")[:80] + "…"
+
+
 @pytest.mark.parametrize(
     ("text", "want_path", "want_words"),
     [
@@ -110,7 +113,9 @@ def test_status_of_a_live_object_is_read(minimal):
         pytest.param("a: [1\nb: 2", "job.yaml:2", "is not YAML", id="open bracket"),
         pytest.param("a: 1\nb: 2\na: 3\n", "job.yaml:3", "'a' is given twice", id="key given twice"),
         pytest.param("a: {x: 1, x: 2}", "job.yaml:1", "'x' is given twice", id="key given twice inside"),
-        pytest.param("a: &a [*a]", "document", "contains itself", id="list that contains itself"),
+        pytest.param("a: &a [*a]", DEEP, "contains itself", id="list that contains itself"),
+        pytest.param("a: &a [*a, *a]", DEEP, "contains itself", id="list that contains itself twice"),
+        pytest.param(f"a: {'[' * 101}{']' * 101}", DEEP, "at most 100 levels", id="a hundred levels and one"),
         pytest.param("a: 0x_", "job.yaml", "is not YAML", id="number without digits"),
         pytest.param("? [a]\n: 1", "job.yaml:1", "is not YAML", id="list as a key"),
         pytest.param("[" * 5000, "job.yaml", "nested too deep", id="five thousand brackets"),
