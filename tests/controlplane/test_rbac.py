@@ -18,7 +18,7 @@ import yaml
 from chart_release import Release, installed
 from child_jobs import JobCase, cases, documents
 from cluster import Cluster, KubectlFailed
-from helm import CHART, Helm
+from helm import CHART, RELEASE, Helm, HelmFailed
 from operator_process import OperatorProcess
 from played_job import read_models
 from programs import locate
@@ -149,6 +149,30 @@ def test_a_namespaced_release_has_no_binding_in_the_cluster(namespaced: Release)
     with pytest.raises(KubectlFailed, match="cannot list resource"):
         Account(namespaced).kubectl("get", "opdjobs", "--all-namespaces")
     assert Account(namespaced).kubectl("get", "opdjobs", "--namespace", WATCHED, "-o", "name") == ""
+
+
+def test_whoever_installs_for_one_team_needs_no_rights_in_the_cluster(cluster: Cluster, tmp_path: Path):
+    """docs/install.md, "One team's namespaces": `admin` in them, and the right to give Roles all the same."""
+    own, watched = "rbac-installed", "rbac-team-c"
+    for namespace in (own, watched):
+        cluster.kubectl("create", "namespace", namespace)
+    cluster.kubectl("create", "serviceaccount", "installer", "--namespace", own)
+    account, subject = cluster.kubeconfig_for(own, "installer"), f"--serviceaccount={own}:installer"
+    for namespace in (own, watched):
+        cluster.kubectl("create", "rolebinding", "admin", "--clusterrole=admin", subject, "-n", namespace)
+    helm = Helm(locate("helm"), account, tmp_path)
+    values = {"crds": {"install": False}, "fullnameOverride": own, "watchNamespaces": [watched]}
+    with pytest.raises(HelmFailed, match="attempting to grant RBAC permissions not currently held"):
+        helm.install(values, namespace=own)
+    for namespace in (own, watched):
+        may = ("--verb=escalate,bind", "--resource=roles.rbac.authorization.k8s.io")
+        cluster.kubectl("create", "role", "opd-installer", *may, "-n", namespace)
+        cluster.kubectl("create", "rolebinding", "opd-installer", "--role=opd-installer", subject, "-n", namespace)
+    helm("upgrade", "--install", RELEASE, CHART, "--namespace", own, values=values)
+    operator = cluster.kubeconfig_for(own, own)
+    assert rights(cluster, operator, watched) == committed("operator")
+    helm.uninstall(namespace=own)
+    cluster.kubectl("delete", "namespace", own, watched, "--wait=false")
 
 
 def test_the_account_makes_and_changes_every_child_and_deletes_what_runs(release: Release):

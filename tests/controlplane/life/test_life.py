@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from cluster import Cluster
 from cluster_namespace import Namespace
-from played_job import MODEL, SGLANG, PlayedJob, now, until
+from played_job import MODEL, SGLANG, PlayedJob, now, small_job, until
 
 from opd_api import names
 
@@ -180,6 +181,23 @@ def test_forged_reports_are_dropped_and_said_and_break_nothing(new_job: NewJob) 
         assert job.status()["progress"]["step"] == 5 and job.status()["columns"] == before["columns"], what
     job.report(1, "Training", 6)
     until(lambda: job.status()["progress"]["step"] == 6, "a good report after all that")
+
+
+def test_a_document_deeper_than_any_library_reads_fails_alone(new_job: NewJob, cluster: Cluster) -> None:
+    """The API server takes it: whoever may create an OPDJob could stop everybody's."""
+    other = new_job()
+    levels = 8000
+    deep = {"podTemplate": {"spec": "DEEP"}}
+    text = json.dumps(small_job(name="deep", head=deep)).replace('"DEEP"', '{"a":' * levels + "1" + "}" * levels)
+    jobs = f"/apis/opd.dev/v1alpha1/namespaces/{other.namespace}/opdjobs"
+    sent = cluster.http.post(jobs, content=text, headers={"Content-Type": "application/json"})
+    assert sent.status_code == 201, sent.text[:500]
+    of_deep = ("opdjob/deep", "--namespace", other.namespace)
+    cluster.kubectl("wait", "--for=condition=Failed", *of_deep, "--timeout=30s")
+    assert "nested too deep" in cluster.kubectl("get", *of_deep, "-o", "jsonpath={.status.message}")
+    other.models_pod_says()
+    other.wait_rayjob(1)
+    cluster.kubectl("delete", *of_deep)
 
 
 def test_a_job_created_suspended_makes_nothing_until_it_is_resumed(new_job: NewJob) -> None:
