@@ -10,6 +10,7 @@ type Manifest = dict[str, Any]
 """An object as it is applied."""
 
 MANIFEST_DIGEST = "opd.dev/manifest"
+DOCUMENT_DIGEST = "opd.dev/document"
 """Annotation with the digest of what was applied: equal digest, nothing to apply."""
 
 

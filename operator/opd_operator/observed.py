@@ -53,6 +53,8 @@ class ModelsJobFacts:
 
     owner_uid: str
     created: datetime
+    document: str = ""
+    """Annotation opd.dev/document: of the document it was made from."""
     suspended: bool = False
     """spec.suspend: Kueue holds it back."""
     resumed: datetime | None = None
@@ -70,8 +72,8 @@ class RayJobFacts:
     name: str
     owner_uid: str
     attempt: int
-    digest: str = ""
-    """Annotation opd.dev/manifest."""
+    document: str = ""
+    """Annotation opd.dev/document: of the document it was made from."""
     job_status: str = ""
     """"", PENDING, RUNNING, STOPPED, SUCCEEDED, FAILED."""
     deployment_status: str = ""

@@ -17,7 +17,7 @@ from opd_api.documents import DocumentError, ModelsReport, Progress, Request, pa
 from opd_api.load import job_from_document
 from opd_api.spec import OPDJob
 from opd_api.status import Status
-from opd_operator.objects import MANIFEST_DIGEST, Kind, Manifest, ObjectRef
+from opd_operator.objects import DOCUMENT_DIGEST, MANIFEST_DIGEST, Kind, Manifest, ObjectRef
 from opd_operator.observed import (
     ConfigFacts,
     DeploymentFacts,
@@ -118,6 +118,7 @@ class Cluster:
         self.writes += 1
         kind, metadata = manifest["kind"], manifest["metadata"]
         digest = metadata.get("annotations", {}).get(MANIFEST_DIGEST, "")
+        source = metadata.get("annotations", {}).get(DOCUMENT_DIGEST, "")
         match kind:
             case "ConfigMap" if metadata["name"] == names.config(JOB):
                 self._apply_config(manifest["data"], digest)
@@ -125,7 +126,7 @@ class Cluster:
                 self._apply_mailbox(manifest.get("data", {}))
             case "Job":
                 assert self.models_job is None or self.models_job.owner_uid == UID, "applied over a stranger"
-                made = ModelsJobFacts(owner_uid=UID, created=self.now, suspended=self.queue)
+                made = ModelsJobFacts(owner_uid=UID, created=self.now, document=source, suspended=self.queue)
                 self.models_job = self.models_job or made
             case "Deployment":
                 known = self.deployments.get(metadata["name"])
@@ -133,7 +134,7 @@ class Cluster:
                 facts = known or DeploymentFacts(name=metadata["name"], owner_uid=UID, teacher="teacher")
                 self.deployments[facts.name] = replace(facts, digest=digest, replicas=replicas)
             case "RayJob":
-                self._apply_rayjob(int(metadata["labels"]["opd.dev/attempt"]), digest)
+                self._apply_rayjob(int(metadata["labels"]["opd.dev/attempt"]), source)
 
     def _apply_config(self, data: dict[str, str], digest: str) -> None:
         models = ModelsReport.model_validate_json(data[names.MODELS_KEY]) if names.MODELS_KEY in data else None
@@ -154,7 +155,7 @@ class Cluster:
         version = str(self.serial)
         self.mailbox = MailboxFacts(owner_uid=UID, resource_version=version, progress=progress, request=request)
 
-    def _apply_rayjob(self, attempt: int, digest: str) -> None:
+    def _apply_rayjob(self, attempt: int, source: str) -> None:
         """The property that matters most: whoever makes an attempt makes it alone."""
         if attempt in self.rayjobs:
             return
@@ -167,7 +168,7 @@ class Cluster:
             f"attempt {attempt} was made of a job that is {ended}"
         )
         self.rayjobs[attempt] = RayJobFacts(
-            name=names.rayjob(JOB, attempt), owner_uid=UID, attempt=attempt, digest=digest, suspended=self.queue
+            name=names.rayjob(JOB, attempt), owner_uid=UID, attempt=attempt, document=source, suspended=self.queue
         )
 
     def delete(self, ref: ObjectRef) -> None:

@@ -1,10 +1,21 @@
-"""Digests of manifests: what was applied already is known by them. Compares nothing itself."""
+"""Digests of manifests and documents: what was applied already is known by them, and what it was made from."""
 
 import hashlib
 import json
+from functools import cache
+from importlib.metadata import version
 
-from ..objects import MANIFEST_DIGEST, Manifest
+from opd_api.spec import OPDJob
 
+from ..objects import DOCUMENT_DIGEST, MANIFEST_DIGEST, Manifest
+
+_ALIVE: dict[str, bool | dict[str, bool]] = {
+    "suspend": True,
+    "steps": True,
+    "run_policy": True,
+    "checkpoint": {"keep": True},
+}
+"""Of the spec, what a living attempt takes over."""
 DIGITS = 16
 """Hex digits that are kept: 64 bits tell manifests of one job apart."""
 
@@ -26,3 +37,25 @@ def digest_of(manifest: Manifest) -> str:
     """The digest that `manifest` carries."""
     carried: str = manifest["metadata"]["annotations"][MANIFEST_DIGEST]
     return carried
+
+
+def document_digest(job: OPDJob) -> str:
+    """Of what a living attempt cannot take over, with the version that read it: another may fill in other defaults."""
+    return f"{_version()}/{digest(job.spec.model_dump_json(exclude=_ALIVE))}"
+
+
+def of_document(manifest: Manifest, job: OPDJob) -> Manifest:
+    """`manifest` with the digest of the document it is made from as annotation."""
+    metadata = manifest["metadata"]
+    annotations = metadata.get("annotations", {}) | {DOCUMENT_DIGEST: document_digest(job)}
+    return manifest | {"metadata": metadata | {"annotations": annotations}}
+
+
+def is_of_another(carried: str, job: OPDJob) -> bool:
+    """Whether what carries this digest was made from a document that the job has no more, as far as we can tell."""
+    return carried.partition("/")[0] == _version() and carried != document_digest(job)
+
+
+@cache
+def _version() -> str:
+    return version("opd-operator")

@@ -8,6 +8,7 @@ from opd_api.spec import OPDJob, Pods
 from ..objects import Kind, Manifest
 from ..settings import Settings
 from .child import child
+from .digest import of_document
 from .places import all_uris
 from .pods import PodKind, pod_template
 from .resources import MODELS_BYTES, small
@@ -39,7 +40,8 @@ def models_job(job: OPDJob, settings: Settings) -> Manifest:
         spec={"restartPolicy": "Never"},
     )
     spec = {"backoffLimit": RETRIES, "template": pod_template(job, settings, kind)}
-    return child(job, Kind.JOB, names.models_job(job.metadata.name), "models") | {"spec": spec}
+    manifest = child(job, Kind.JOB, names.models_job(job.metadata.name), "models")
+    return of_document(manifest | {"spec": spec}, job)
 
 
 def _shape(template: dict[str, Any]) -> dict[str, Any]:

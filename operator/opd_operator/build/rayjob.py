@@ -15,7 +15,7 @@ from opd_api.spec import OPDJob
 from ..objects import Kind, Manifest
 from ..settings import Settings
 from .child import child
-from .digest import stamped
+from .digest import of_document, stamped
 from .environment import api_key, ray
 from .places import engine_uris, head_uris, trainer_uris
 from .pods import PodKind, pod_template
@@ -62,7 +62,7 @@ def rayjob(job: OPDJob, attempt: int, settings: Settings, memory: MemoryEstimate
             ],
         },
     }
-    return stamped(manifest | {"spec": spec})
+    return stamped(of_document(manifest | {"spec": spec}, job))
 
 
 def _group(job: OPDJob, settings: Settings, kind: PodKind, replicas: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from datetime import datetime
 from opd_api import names
 from opd_api.documents import PROGRESS_LIMIT_BYTES, DocumentError
 
-from ..objects import MANIFEST_DIGEST, JobKey, Kind
+from ..objects import DOCUMENT_DIGEST, MANIFEST_DIGEST, JobKey, Kind
 from ..observed import DeploymentFacts, ModelsJobFacts, PodFacts, RayClusterFacts, RayJobFacts
 from .api import Body
 
@@ -128,7 +128,7 @@ def _rayjob(body: Body) -> RayJobFacts | None:
         name=metadata["name"],
         owner_uid=_owner(body),
         attempt=attempt,
-        digest=_digest(body),
+        document=_annotation(body, DOCUMENT_DIGEST),
         job_status=status.get("jobStatus", ""),
         deployment_status=status.get("jobDeploymentStatus", ""),
         reason=status.get("reason", ""),
@@ -181,6 +181,7 @@ def _models_job(body: Body) -> ModelsJobFacts | None:
     failed, suspended = conditions.get("Failed", {}), conditions.get("Suspended", {})
     return ModelsJobFacts(
         owner_uid=_owner(body),
+        document=_annotation(body, DOCUMENT_DIGEST),
         created=moment(metadata["creationTimestamp"]),
         suspended=bool(body.get("spec", {}).get("suspend")),
         resumed=moment(suspended["lastTransitionTime"]) if suspended.get("status") == "False" else None,
@@ -229,7 +230,11 @@ def _owner(body: Body) -> str:
 
 
 def _digest(body: Body) -> str:
-    return str((body["metadata"].get("annotations") or {}).get(MANIFEST_DIGEST, ""))
+    return _annotation(body, MANIFEST_DIGEST)
+
+
+def _annotation(body: Body, name: str) -> str:
+    return str((body["metadata"].get("annotations") or {}).get(name, ""))
 
 
 def _conditions(body: Body) -> dict[str, Body]:

@@ -9,8 +9,9 @@ from enum import Enum
 
 from opd_api.conditions import ConditionType, Reason
 from opd_api.rules import check_pods
+from opd_api.spec import OPDJob
 
-from ..build import template_problems
+from ..build import is_of_another, template_problems
 from .deadlines import active_deadline, attempt_due, retry_delay, startup_deadline, stop_deadline
 from .ending import Ending, Kind, ending_of
 from .models import Models, joined, models_of
@@ -150,7 +151,7 @@ def _blocked(situation: Situation) -> Course | None:
 # ---------------------------------------------------------------- suspension
 def _suspension(situation: Situation) -> Course | None:
     job, state = situation.job, situation.state(ConditionType.SUSPENDED)
-    wanted = job is not None and job.spec.suspend
+    wanted = job is not None and (job.spec.suspend or _outdated(situation, job))
     if state == "True":
         return _course(situation, Stage.SUSPENDED) if wanted else _resume(situation)
     if state == "Unknown":
@@ -160,6 +161,11 @@ def _suspension(situation: Situation) -> Course | None:
     if situation.existed and not _stopped(situation):
         return _course(situation, Stage.SUSPENDING, suspended="Unknown")
     return _stopping(situation, wanted=wanted)
+
+
+def _outdated(situation: Situation, job: OPDJob) -> bool:
+    """Suspended, changed and resumed before we looked: the attempt that lives is another document's."""
+    return situation.rayjob is not None and is_of_another(situation.rayjob.document, job)
 
 
 def _stopping(situation: Situation, *, wanted: bool) -> Course:

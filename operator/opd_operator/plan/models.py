@@ -13,6 +13,7 @@ from opd_api.rules import check_models
 from opd_api.rules.shapes import tokenizers_are_equal
 from opd_api.spec import OPDJob
 
+from ..build import is_of_another
 from ..observed import ModelsJobFacts
 from . import memory
 from .situation import Situation
@@ -64,6 +65,8 @@ def models_of(situation: Situation, job: OPDJob) -> Models:
     fetched = situation.models_job
     if fetched is None:
         return Models()
+    if is_of_another(fetched.document, job):
+        return Models(again=True)
     report = _newest_report(situation)
     if isinstance(report, ModelsReport) and _is_whole(report):
         told = report.model_copy(update={"source": source_digest(job)})

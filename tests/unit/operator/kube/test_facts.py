@@ -109,11 +109,12 @@ def test_a_pod_that_was_only_just_made_says_little(child_body: Make) -> None:
 def test_a_rayjob(child_body: Make) -> None:
     status = {"jobStatus": "FAILED", "jobDeploymentStatus": "Failed", "reason": "AppFailed", "rayClusterName": "c"}
     body = child_body("demo-a1", spec={"suspend": True}, status=status, metadata={"deletionTimestamp": "now"})
+    body["metadata"]["annotations"]["opd.dev/document"] = "0.1.0/fedcba9876543210"
     assert facts_of(Kind.RAY_JOB, body) == RayJobFacts(
         name="demo-a1",
         owner_uid="job-uid",
         attempt=1,
-        digest="0123456789abcdef",
+        document="0.1.0/fedcba9876543210",
         job_status="FAILED",
         deployment_status="Failed",
         reason="AppFailed",

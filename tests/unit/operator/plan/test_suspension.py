@@ -17,6 +17,7 @@ from operator_makers import (
     make_deployment,
     make_job,
     make_mailbox,
+    make_models_job,
     make_observed,
     make_pod,
     make_progress,
@@ -30,6 +31,7 @@ from operator_makers import (
 )
 
 from opd_api.documents import DocumentError, Request, TeacherReport
+from opd_operator.build.digest import document_digest
 from opd_operator.plan.times import stamp
 
 SUSPEND = make_job({"suspend": True})
@@ -180,6 +182,47 @@ def test_a_pod_that_is_evicted_has_the_driver_save_and_stop():
     assert request == {"attempt": 1, "stop": "Evict", "time": stamp(ago(-100))}
     asked_to_go = make_mailbox(make_progress(), Request(**request))
     assert decide(settled(make_running(pods=pods, mailbox=asked_to_go))).apply == ()
+
+
+def of_document(document: str, job, **fields):
+    """A living attempt made from the document with this digest, while the job is `job`."""
+    return settled(make_running(job, rayjobs=(make_rayjob(1, document=document),), **fields))
+
+
+def test_a_change_that_was_made_between_two_looks_stops_the_attempt_of_the_document_before():
+    """Suspended, edited and resumed at once: else the old models would be trained and called the new ones'."""
+    old = document_digest(make_job())
+    edited = make_job({"optimizer": {"lr": 3e-6}})
+    assert decide(of_document(old, make_job())).status.phase == "Training"
+    asks = decide(of_document(old, edited))
+    assert (asks.status.phase, applied(asks)) == ("Suspending", ["ConfigMap job-mailbox"])
+    status = training_status(1, suspending())
+    done = decide(settled(make_running(edited, status=status, rayjobs=(), pods=())))
+    assert (done.status.phase, done.status.attempt, done.status.retries) == ("Starting", 2, None)
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        pytest.param({"steps": 400}, id="steps"),
+        pytest.param({"runPolicy": {"backoffLimit": 9}}, id="run policy"),
+        pytest.param({"checkpoint": {"claimName": "checkpoints", "keep": 7}}, id="checkpoints that are kept"),
+    ],
+)
+def test_what_a_living_attempt_takes_over_stops_nothing(spec):
+    assert decide(of_document(document_digest(make_job()), make_job(spec))).status.phase == "Training"
+
+
+@pytest.mark.parametrize("carried", ["", "0.0.9/0123456789abcdef"])
+def test_an_attempt_of_another_version_is_left_alone(carried):
+    """It may have filled in other defaults."""
+    assert decide(of_document(carried, make_job())).status.phase == "Training"
+
+
+def test_models_that_were_read_for_another_document_are_read_again():
+    observed = fetching(models_job=make_models_job(document=document_digest(make_job({"seed": 7}))))
+    decision = decide(observed)
+    assert deleted(decision) == ["Job job-models"]
 
 
 def test_resume_is_a_new_attempt_and_no_retry():
