@@ -83,6 +83,19 @@ def test_a_job_fails_is_retried_suspended_resumed_and_completes(new_job: NewJob,
     until(lambda: not job.children("ConfigMap"), "its ConfigMaps are gone")
 
 
+def test_a_job_changed_and_resumed_in_one_go_stops_what_trained_the_old_document(new_job: NewJob) -> None:
+    """Whether or not the operator looked in between."""
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 20)
+    job.edit(suspend=True)
+    job.edit(suspend=False, seed=7)
+    until(lambda: job.request().get("stop") == "Suspend", "a stop request in the mailbox")
+    job.report(1, "Stopped", 21, checkpoint={"step": 21, "uri": "pvc://checkpoints/x"})
+    train(job, 2, 22)
+    assert job.status().get("retries") is None
+
+
 def test_a_users_error_ends_the_job_without_a_retry(new_job: NewJob) -> None:
     job = new_job()
     job.models_pod_says()
