@@ -9,8 +9,9 @@ from opd_api.names import API_VERSION, KIND, PLURAL
 type Manifest = dict[str, Any]
 """An object as it is applied."""
 
-MANIFEST_DIGEST = "opd.dev/manifest"
 DOCUMENT_DIGEST = "opd.dev/document"
+"""Annotation: the document an attempt or its models were made from."""
+MANIFEST_DIGEST = "opd.dev/manifest"
 """Annotation with the digest of what was applied: equal digest, nothing to apply."""
 
 

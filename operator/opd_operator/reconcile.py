@@ -25,8 +25,10 @@ async def reconcile(key: JobKey, kube: Kube, settings: Settings, clock: Callable
     await kube.send_events(observed, decision.events, now)
     if decision.fence is not None and not await kube.is_clear(key, version):
         return SHORTLY
-    await kube.delete(key, decision.delete)  # first: what holds GPUs goes, also when something else is refused
-    await kube.apply(observed, decision.apply)
+    try:  # first: what holds GPUs goes, also when something else is refused; and the other way round
+        await kube.delete(key, decision.delete)
+    finally:
+        await kube.apply(observed, decision.apply)
     if decision.delete_job:
         await kube.delete_job(observed)
     return decision.requeue_after

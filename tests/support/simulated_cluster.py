@@ -55,6 +55,8 @@ class Cluster:
     now: datetime = NOW
     kuberay: bool = True
     steps: int = 60
+    seed: int = 42
+    """Of the document: what no living attempt takes over."""
     suspend: bool = False
     readable: bool = True
     """Whether the operator's version understands the document."""
@@ -86,7 +88,7 @@ class Cluster:
 
     @property
     def job(self) -> OPDJob:
-        spec = self._first.spec.model_copy(update={"steps": self.steps, "suspend": self.suspend})
+        spec = self._first.spec.model_copy(update={"steps": self.steps, "suspend": self.suspend, "seed": self.seed})
         return self._first.model_copy(update={"spec": spec})
 
     def leave_behind(self) -> None:

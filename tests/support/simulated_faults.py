@@ -34,6 +34,14 @@ def _more_steps(cluster: Cluster) -> None:
     cluster.edited()
 
 
+def _suspend_edit_and_resume(cluster: Cluster) -> None:
+    """In one go: nobody sees the suspension."""
+    cluster.seed += cluster.rng.randint(0, 1)
+    cluster.steps = cluster.rng.randint(40, 200)
+    cluster.suspend = False
+    cluster.edited()
+
+
 def _delete_rayjob(cluster: Cluster) -> None:
     if cluster.rayjobs:
         cluster.remove_rayjob(cluster.rng.choice(list(cluster.rayjobs)))
@@ -200,6 +208,7 @@ FAULTS: tuple[Fault, ...] = (
     _toggle_suspend,
     _toggle_suspend,
     _more_steps,
+    _suspend_edit_and_resume,
     _delete_rayjob,
     _delete_config_maps,
     _delete_teacher,

@@ -76,15 +76,15 @@ class Operator:
             version, left = str(cluster.version), left - 1
         if decision.fence is not None and not self._fence_is_open(version):
             return decision
-        for manifest in decision.apply:
-            if left == 0 or (manifest["kind"] == "RayJob" and not cluster.kuberay):
-                return decision
-            cluster.apply(manifest)
-            left -= 1
         for ref in decision.delete:
             if left == 0:
                 return decision
             cluster.delete(ref)
+            left -= 1
+        for manifest in decision.apply:
+            if left == 0 or (manifest["kind"] == "RayJob" and not cluster.kuberay):
+                return decision
+            cluster.apply(manifest)
             left -= 1
         if decision.delete_job and left:
             cluster.delete_job()

@@ -3,9 +3,8 @@
 import hashlib
 import json
 from functools import cache
-from importlib.metadata import version
 
-from opd_api.spec import OPDJob
+from opd_api.spec import OPDJob, Spec
 
 from ..objects import DOCUMENT_DIGEST, MANIFEST_DIGEST, Manifest
 
@@ -40,8 +39,8 @@ def digest_of(manifest: Manifest) -> str:
 
 
 def document_digest(job: OPDJob) -> str:
-    """Of what a living attempt cannot take over, with the version that read it: another may fill in other defaults."""
-    return f"{_version()}/{digest(job.spec.model_dump_json(exclude=_ALIVE))}"
+    """Of what a living attempt cannot take over, with the contract that read it: another may fill in other defaults."""
+    return f"{_contract()}/{digest(job.spec.model_dump_json(exclude=_ALIVE))}"
 
 
 def of_document(manifest: Manifest, job: OPDJob) -> Manifest:
@@ -53,9 +52,10 @@ def of_document(manifest: Manifest, job: OPDJob) -> Manifest:
 
 def is_of_another(carried: str, job: OPDJob) -> bool:
     """Whether what carries this digest was made from a document that the job has no more, as far as we can tell."""
-    return carried.partition("/")[0] == _version() and carried != document_digest(job)
+    return carried.partition("/")[0] == _contract() and carried != document_digest(job)
 
 
 @cache
-def _version() -> str:
-    return version("opd-operator")
+def _contract() -> str:
+    """Digest of every field, default and bound of a spec."""
+    return digest(Spec.model_json_schema())

@@ -13,7 +13,7 @@ from .children import served
 from .deadlines import models_pod_due
 from .ending import Kind
 from .health import worst
-from .lifecycle import Course, Stage
+from .lifecycle import ENDED, Course, Stage
 from .situation import Situation
 from .times import stamp
 from .verdict import Verdict
@@ -39,7 +39,7 @@ def conditions_of(situation: Situation, course: Course) -> tuple[Condition, ...]
     _teachers(book, situation, course)
     _cluster(book, situation, course)
     _training(book, situation, course)
-    _suspended(book, course)
+    _suspended(book, situation, course)
     _degraded(book, situation, course)
     if course.complete:
         book.set(ConditionType.COMPLETE, "True", Reason.SUCCEEDED, "All steps are done.")
@@ -153,7 +153,7 @@ def _teachers(book: _Book, situation: Situation, course: Course) -> None:
     failed_probe = _failed_probe(situation)
     if failed_probe and (course.failed or course.lost):
         book.set(ConditionType.TEACHER_READY, "False", failed_probe.reason, failed_probe.message)
-    elif course.stage in (Stage.FINISHED, Stage.SUSPENDED):
+    elif course.stage in ENDED:
         if ConditionType.TEACHER_READY in book.known:
             book.set(ConditionType.TEACHER_READY, "False", Reason.RELEASED, "The teacher is not needed now.")
     elif course.stage in (*_LIVE, Stage.WAITING, Stage.LAUNCHING) or course.records_first:
@@ -266,10 +266,13 @@ def _training(book: _Book, situation: Situation, course: Course) -> None:
         book.set(kind, "False", Reason.STARTING, "The first step of the attempt is still to come.")
 
 
-def _suspended(book: _Book, course: Course) -> None:
+def _suspended(book: _Book, situation: Situation, course: Course) -> None:
     kind = ConditionType.SUSPENDED
     if course.stage is Stage.SUSPENDING:
-        book.set(kind, "Unknown", Reason.SUSPENDING, "Waiting for the driver to save a checkpoint and stop.")
+        message = "Waiting for the driver to save a checkpoint and stop"
+        goes_on = situation.job is not None and not situation.job.spec.suspend
+        message += "; the next attempt has the document as it is now." if goes_on else "."
+        book.set(kind, "Unknown", Reason.SUSPENDING, message)
     elif course.stage is Stage.RELEASING:
         book.set(kind, "Unknown", Reason.SUSPENDING, "The driver has stopped; its pods go.")
     elif course.stage is Stage.SUSPENDED:

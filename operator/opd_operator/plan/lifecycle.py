@@ -9,7 +9,6 @@ from enum import Enum
 
 from opd_api.conditions import ConditionType, Reason
 from opd_api.rules import check_pods
-from opd_api.spec import OPDJob
 
 from ..build import is_of_another, template_problems
 from .deadlines import active_deadline, attempt_due, retry_delay, startup_deadline, stop_deadline
@@ -151,9 +150,11 @@ def _blocked(situation: Situation) -> Course | None:
 # ---------------------------------------------------------------- suspension
 def _suspension(situation: Situation) -> Course | None:
     job, state = situation.job, situation.state(ConditionType.SUSPENDED)
-    wanted = job is not None and (job.spec.suspend or _outdated(situation, job))
+    wanted = job is not None and job.spec.suspend
     if state == "True":
         return _course(situation, Stage.SUSPENDED) if wanted else _resume(situation)
+    if not wanted and _outdated(situation):
+        return _resume(situation) if _stopped(situation) else _course(situation, Stage.SUSPENDING, suspended="Unknown")
     if state == "Unknown":
         return _stopping(situation, wanted=wanted)
     if not wanted:
@@ -163,15 +164,19 @@ def _suspension(situation: Situation) -> Course | None:
     return _stopping(situation, wanted=wanted)
 
 
-def _outdated(situation: Situation, job: OPDJob) -> bool:
-    """Suspended, changed and resumed before we looked: the attempt that lives is another document's."""
-    return situation.rayjob is not None and is_of_another(situation.rayjob.document, job)
+def _outdated(situation: Situation) -> bool:
+    """The attempt is another document's: changed as a suspension began, or suspended, changed and resumed between two
+    looks. Its success is not the new one's, nor is its error; and it would go on to more steps than are wanted now."""
+    rayjob, job, report = situation.rayjob, situation.job, situation.report
+    if rayjob is None or job is None:
+        return False
+    return is_of_another(rayjob.document, job) or (report is not None and report.total_steps > job.spec.steps)
 
 
 def _stopping(situation: Situation, *, wanted: bool) -> Course:
     """A stop once asked for is gone through with, even when the user has changed their mind."""
     ending = ending_of(situation)
-    if ending is not None and (end := _final(situation, ending)):
+    if ending is not None and not _outdated(situation) and (end := _final(situation, ending)):
         return end
     if not _stopped(situation):
         return _course(situation, Stage.SUSPENDING)

@@ -51,7 +51,9 @@ def measured(situation: Situation, course: Course, conditions: dict[str, Conditi
         ]
         found["teachers"] = before.teachers if ended else tuple(teachers)
         found["columns"] = (
-            before.columns if course.stage in ENDED and report is None else _columns(situation, situation.job, report)
+            before.columns
+            if course.stage in ENDED and report is None
+            else _columns(situation, course, situation.job, report)
         )
     return found
 
@@ -114,13 +116,13 @@ def _checkpoint(before: StatusCheckpoint | None, known: CheckpointReport | None)
 # ---------------------------------------------------------------- teachers
 def _teacher(situation: Situation, course: Course, job: OPDJob, teacher: Teacher, *, proven: bool) -> StatusTeacher:
     """The runtime's word about scores while it lives, Kubernetes' about servers."""
-    said = _said(situation.report, teacher) if course.stage not in ENDED else None
+    said = _said(situation, course, teacher)
     known = next((each for each in situation.status.teachers if each.name == teacher.name), None)
     facts: dict[str, Any] = {
         "mode": teacher.mode,
         "endpoint": _endpoint(situation, job, teacher),
         "ready": said.ready if said else proven,
-        "ready_replicas": _replicas(situation, teacher)[0],
+        "ready_replicas": _replicas(situation, teacher, said)[0],
     }
     if said is not None:
         facts |= {
@@ -131,8 +133,9 @@ def _teacher(situation: Situation, course: Course, job: OPDJob, teacher: Teacher
     return (known or StatusTeacher(name=teacher.name)).model_copy(update=facts)
 
 
-def _said(report: Progress | None, teacher: Teacher) -> TeacherReport | None:
-    return next((each for each in report.teachers if each.name == teacher.name), None) if report else None
+def _said(situation: Situation, course: Course, teacher: Teacher) -> TeacherReport | None:
+    teachers = situation.report.teachers if situation.report and course.stage not in ENDED else ()
+    return next((each for each in teachers if each.name == teacher.name), None)
 
 
 def _endpoint(situation: Situation, job: OPDJob, teacher: Teacher) -> str | None:
@@ -142,19 +145,18 @@ def _endpoint(situation: Situation, job: OPDJob, teacher: Teacher) -> str | None
     return teacher.sglang.endpoint or url
 
 
-def _replicas(situation: Situation, teacher: Teacher) -> tuple[int, int]:
-    """Ready and wanted servers; of a Megatron teacher or an endpoint what the runtime says."""
-    said = _said(situation.report, teacher)
+def _replicas(situation: Situation, teacher: Teacher, said: TeacherReport | None) -> tuple[int, int]:
+    """Ready and wanted servers; of a Megatron teacher or an endpoint what the runtime says, while it lives."""
     found = next((each for each in situation.observed.deployments if each.teacher == teacher.name), None)
     if teacher.mode == "SGLang" and not teacher.sglang.endpoint:
         return (found.ready_replicas if found else 0), teacher.sglang.replicas
     return (said.ready_replicas, said.replicas) if said else (0, 1)
 
 
-def _columns(situation: Situation, job: OPDJob, report: Progress | None) -> Columns:
+def _columns(situation: Situation, course: Course, job: OPDJob, report: Progress | None) -> Columns:
     """As the runtime's own, with servers counted by Kubernetes; numbers of the attempt before stay meanwhile."""
     before = situation.status.columns or Columns()
-    counted = [(each, *_replicas(situation, each)) for each in job.spec.teachers]
+    counted = [(each, *_replicas(situation, each, _said(situation, course, each))) for each in job.spec.teachers]
     teachers = tuple(
         TeacherReport(name=each.name, mode=each.mode, ready_replicas=ready, replicas=wanted)
         for each, ready, wanted in counted

@@ -192,7 +192,9 @@ def _server(plan: _Fit, server: ServerEstimate, role: str, path: str, gpus: int)
     heads = plan.models[role].num_heads
     fits = (n for n in SERVER_SIZES if server.weights_bytes * gpus // n + cache <= server.gpu_bytes)
     wanted = next((n for n in fits if n > gpus and heads % n == 0), None)
-    remedy = f"set gpusPerReplica: {wanted}" if wanted else "take a smaller model or a shorter response"
+    remedy = (
+        f"set gpusPerReplica: {wanted}" if wanted else "take a smaller model or shorter responses (evaluation's count)"
+    )
     if server.memory_fraction < 0.9 and server.weights_bytes + cache <= 0.9 * plan.gpu_bytes:
         remedy = f"set memoryFraction: 0.9, or {remedy}"
     return Verdict(

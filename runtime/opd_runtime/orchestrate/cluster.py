@@ -25,6 +25,7 @@ from ..report.mailbox import Mailbox
 from ..report.progress import JOB_FILE
 from ..report.reporter import Reporter
 from .attempt import Inputs, read_inputs, run_attempt
+from .local import RUN_MARK
 from .resolve import Places, resolve
 
 HEARTBEAT_SECONDS = 30.0
@@ -47,6 +48,7 @@ def train_attempt(job: OPDJob, places: Places, *, attempt: int, mailbox: Mailbox
     with held(places.run_dir), Reporter(places.run_dir, job, attempt=attempt, mailbox=mailbox) as reporter:
         if mailbox.stop_requested.is_set():
             raise asyncio.CancelledError
+        (places.run_dir / RUN_MARK).touch()
         (places.run_dir / JOB_FILE).write_text(dump_job(job))
         reporter.phase("reading models, prompts and settings")
         inputs = read_inputs(resolve(job, places, attempt=attempt))

@@ -68,6 +68,21 @@ def test_waiting_for_a_connection_takes_nothing_from_a_samples_time(make_sample)
     assert {sample.failure for sample in samples} == {""}
 
 
+def test_a_server_that_answers_nobody_is_given_up_for_all_at_once(make_sample, unused_port):
+    """Not for one round of connections after the other."""
+    samples = [make_sample("2") for _ in range(3 * MAX_CONNECTIONS)]
+
+    async def run():
+        url = f"http://127.0.0.1:{unused_port}"
+        rewarder = build_rewarder(Reward(type="Remote", url=url, timeout_seconds=2))
+        async with asyncio.timeout(5):  # three rounds would take 6 s
+            await rewarder.reward_all(samples)
+        await rewarder.close()
+
+    asyncio.run(run())
+    assert all("answered nobody" in sample.failure or "nothing usable" in sample.failure for sample in samples)
+
+
 def test_true_and_false_are_rewards_too(make_sample):
     sample = make_sample("2")
     ask(answer('{"reward": true}'), sample)

@@ -1,6 +1,7 @@
 """Asks a reward server: POST {prompt, response, label, record}, answer {"reward": number}. One pooled client a run."""
 
 import asyncio
+import contextlib
 import time
 from typing import Any
 
@@ -23,11 +24,24 @@ class RemoteVerifier:
         limits = httpx.Limits(max_connections=MAX_CONNECTIONS, max_keepalive_connections=MAX_CONNECTIONS)
         self._client = httpx.AsyncClient(limits=limits, timeout=None)  # the deadline is of a whole verification
         self._free = asyncio.Semaphore(MAX_CONNECTIONS)
-        """Waiting for a connection takes nothing from a sample's time: an evaluation asks for thousands at once."""
+        self._answered = 0.0
+        """When the server last answered anything, by time.monotonic."""
 
     async def verify(self, sample: Sample) -> float:
-        async with self._free:
+        """Waiting for a connection takes nothing from a sample's time, as an evaluation asks for thousands at once;
+        but not while the server answers nobody."""
+        asked = time.monotonic()
+        while True:
+            patience = max(asked, self._answered) + self._timeout_seconds - time.monotonic()
+            if patience <= 0:
+                raise RewardFailed(f"{self._url}: answered nobody for {self._timeout_seconds:g} s")
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._free.acquire(), patience)
+                break
+        try:
             return await self._verify(sample)
+        finally:
+            self._free.release()
 
     async def _verify(self, sample: Sample) -> float:
         body = orjson.dumps(
@@ -45,6 +59,7 @@ class RemoteVerifier:
                             self._url, content=body, headers={"content-type": "application/json"}
                         )
                         if answer.status_code != 429 and answer.status_code < 500:
+                            self._answered = time.monotonic()
                             return read_reward(answer)
                         last = f"status {answer.status_code}"
                     except httpx.TransportError as error:

@@ -139,7 +139,7 @@ def test_the_examples_head_counts_their_gpus(file):
         pytest.param(
             example("sglang", teachers__0__sglang={"gpusPerReplica": 2, "memoryFraction": 0.1}),
             "InsufficientTeacherMemory",
-            ["30.5 GiB of weights", "set memoryFraction: 0.9, or take a smaller model or a shorter response"],
+            ["30.5 GiB of weights", "set memoryFraction: 0.9, or take a smaller model or shorter responses"],
             id="a teacher server that no node would hold",
         ),
     ],

@@ -30,11 +30,12 @@ from operator_makers import (
     training_status,
 )
 
-from opd_api.documents import DocumentError, Request, TeacherReport
+from opd_api.documents import DocumentError, ErrorReport, Request, TeacherReport
 from opd_operator.build.digest import document_digest
 from opd_operator.plan.times import stamp
 
 SUSPEND = make_job({"suspend": True})
+HOOK = ErrorReport(actor="User", reason="UserError", path="spec.reward.function", message="no such function")
 GIVEN_BACK = ["RayJob job-a1", "Deployment job-teacher"]
 
 
@@ -196,9 +197,31 @@ def test_a_change_that_was_made_between_two_looks_stops_the_attempt_of_the_docum
     assert decide(of_document(old, make_job())).status.phase == "Training"
     asks = decide(of_document(old, edited))
     assert (asks.status.phase, applied(asks)) == ("Suspending", ["ConfigMap job-mailbox"])
+    assert "the next attempt has the document as it is now" in asks.status.message
+
+
+@pytest.mark.parametrize(
+    "report",
+    [
+        pytest.param(make_progress(1, "Stopped", step=47), id="it saved and stopped"),
+        pytest.param(make_progress(1, "Succeeded", step=300), id="it was done: with the old document"),
+        pytest.param(make_progress(1, "Failed", error=HOOK), id="it failed: of what was just corrected"),
+    ],
+)
+def test_the_last_word_of_an_attempt_of_the_document_before_ends_nothing(report):
+    edited, old = make_job({"optimizer": {"lr": 3e-6}}), document_digest(make_job())
     status = training_status(1, suspending())
-    done = decide(settled(make_running(edited, status=status, rayjobs=(), pods=())))
-    assert (done.status.phase, done.status.attempt, done.status.retries) == ("Starting", 2, None)
+    decision = decide(of_document(old, edited, status=status, mailbox=make_mailbox(report, asked())))
+    assert (decision.status.phase, decision.status.attempt, decision.status.retries) == ("Starting", 2, None)
+    after = decide(of_document(old, edited, status=decision.status, mailbox=make_mailbox(report)))
+    assert deleted(after) == ["RayJob job-a1"]
+
+
+def test_fewer_steps_stop_an_attempt_that_would_go_on_to_more():
+    report = make_progress(1, "Training", step=120, total_steps=300)
+    fewer = make_job({"steps": 100})
+    decision = decide(of_document(document_digest(fewer), fewer, mailbox=make_mailbox(report)))
+    assert decision.status.phase == "Suspending"
 
 
 @pytest.mark.parametrize(
@@ -267,6 +290,14 @@ def test_teachers_that_were_given_back_are_not_called_ready():
     decision = decide(stopping(rayjobs=(), pods=(), deployments=(), mailbox=make_mailbox(progress, asked())))
     (teacher,) = decision.status.teachers
     assert (teacher.ready, teacher.ready_replicas, decision.status.columns.teacher) == (False, 0, "SGLang 0/1")
+    ready = training_status(1, suspending(), make_condition("TeacherReady", reason="Probed"))
+    going = decide(stopping(rayjobs=(), deployments=(), status=ready, mailbox=make_mailbox(progress, asked())))
+    (teacher,) = going.status.teachers
+    assert (going.status.phase, teacher.ready, condition(going, "TeacherReady").reason) == (
+        "Suspending",
+        False,
+        "Released",
+    )
 
 
 def test_deadlines_do_not_run_while_a_job_is_suspended():
