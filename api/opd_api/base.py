@@ -77,7 +77,7 @@ PATTERN_WORDS = {
 def _quantity(value: object) -> str | int:
     if isinstance(value, int) and not isinstance(value, bool) and value >= 0:
         return value
-    if isinstance(value, str) and len(value) <= 32 and re.match(QUANTITY, value):
+    if isinstance(value, str) and len(value) <= 32 and re.fullmatch(QUANTITY.strip("^$"), value):
         return value
     raise PydanticCustomError("quantity", "is not a Kubernetes quantity such as 500m, 4 or 16Gi")
 
@@ -99,7 +99,7 @@ Argument = Annotated[str, StringConstraints(max_length=1024)]
 Quantity = Annotated[
     str | int,
     PlainValidator(_quantity),
-    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "maxLength": 32}),
+    WithJsonSchema({"x-kubernetes-int-or-string": True, "pattern": QUANTITY, "maxLength": 32, "minimum": 0}),
 ]
 Positive = Annotated[int, Field(ge=1, le=INT32_MAX)]
 NonNegative = Annotated[int, Field(ge=0, le=INT32_MAX)]

@@ -12,8 +12,6 @@ DEEPEST = 100
 """Levels of a document. The API server takes 10,000; the libraries that read it here do not."""
 _SHOWN_PATH = 80
 _EXACT_INTEGERS = 2**53
-_Dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)
-"""libyaml's is eight times as fast; an operator writes many configs."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -45,6 +43,24 @@ _Loader.add_implicit_resolver(
         r"^([-+]?([0-9]+\.[0-9]*|\.[0-9]+)([eE][-+]?[0-9]+)?|[-+]?[0-9]+[eE][-+]?[0-9]+"
         r"|[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN))$"
     ),
+    list("-+.0123456789"),
+)
+
+
+class _Dumper(getattr(yaml, "CSafeDumper", yaml.SafeDumper)):  # type: ignore[misc]
+    """libyaml's is eight times as fast; an operator writes many configs. A text that some reader would take for
+    something else is quoted: by PyYAML's rules, by ours, and by those of Go's library that ours leave out."""
+
+
+_Dumper.yaml_implicit_resolvers = {
+    first: [*yaml.SafeDumper.yaml_implicit_resolvers.get(first, ()), *_Loader.yaml_implicit_resolvers.get(first, ())]
+    for first in {*yaml.SafeDumper.yaml_implicit_resolvers, *_Loader.yaml_implicit_resolvers}
+}
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("^[yYnN]$"), list("yYnN"))
+_Dumper.add_implicit_resolver("tag:yaml.org,2002:int", re.compile("^[-+]?0[oObBxX][0-9a-fA-F_]+$"), list("-+0"))
+_Dumper.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(\.[0-9]+|[0-9]+(\.[0-9]*)?)([eE][-+]?[0-9]+)?$"),
     list("-+.0123456789"),
 )
 

@@ -93,6 +93,8 @@ def set_path(document: dict[str, Any], assignment: str) -> None:
             node[key] = parse_value(text, path_of(location))
         elif isinstance(key, str) and node.get(key) is None:
             node[key] = {} if not isinstance(location[depth + 1], int) else []
+        else:
+            node[key] = copy.copy(node[key])  # a YAML alias of it elsewhere stays as it is
         node = node[key]
 
 

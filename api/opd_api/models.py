@@ -173,7 +173,7 @@ class Teacher(Contract):
     mode: Literal["SGLang", "Megatron"]
     """SGLang: an external server scores. Megatron: the teacher runs in the trainer process."""
     model: OptionalModelURI = ""
-    """Hugging Face folder; required unless `sglang.endpoint` or `megatron.load` says all."""
+    """Hugging Face folder; required unless `sglang.endpoint` is set."""
     kl_coef: Annotated[float, Field(ge=0)] | None = None
     """This teacher's coefficient instead of `distillation.klCoef`."""
     sglang: TeacherSGLang = TeacherSGLang()

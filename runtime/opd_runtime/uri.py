@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from .errors import UserError
 
@@ -50,7 +51,10 @@ def parse_uri(text: str) -> Uri:
     if scheme == "hf" and separator:
         return _parse_hf(text, rest)
     if scheme == "file" and rest.startswith("/"):
-        return Uri(text=text, scheme=Scheme.FILE, place="", path=rest)
+        path = unquote(rest)  # file:///home/j%C3%BCrgen/my%20model: how a URI says what it has no letters for
+        if ".." in PurePosixPath(path).parts:
+            raise UserError(f"`..` in {text}", hint="name the folder itself")
+        return Uri(text=text, scheme=Scheme.FILE, place="", path=path)
     place, _, path = rest.partition("/")
     if scheme in ("s3", "pvc") and place:
         return Uri(text=text, scheme=Scheme(scheme), place=place, path=path.strip("/"))

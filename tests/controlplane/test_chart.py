@@ -92,6 +92,17 @@ def cluster() -> Iterator[Cluster]:
         yield cluster
 
 
+def test_a_spread_of_ones_own_keeps_its_selector(helm: Helm):
+    """Only one that is left out is filled in."""
+    mine = {"matchLabels": {"app": "other"}}
+    spread = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", "topologyKey": HOST}
+    values = {"topologySpreadConstraints": [spread, spread | {"labelSelector": mine}]}
+    deployment = find(helm.manifests(values), "Deployment")
+    filled, kept = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
+    assert filled["labelSelector"] == deployment["spec"]["selector"]
+    assert kept["labelSelector"] == mine
+
+
 @pytest.fixture(scope="module")
 def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
     return Helm(locate("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))

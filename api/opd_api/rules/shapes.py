@@ -59,11 +59,12 @@ def context_holds_the_longest_sample(job: OPDJob, models: Models) -> Iterator[Pr
         evaluated = (evaluation.max_response_tokens or 0) if role == "student" and evaluation.every_steps else 0
         needed = rollout.max_prompt_tokens + max(response, evaluated) + 1
         context = model.max_position_embeddings
+        longest = "evaluation.maxResponseTokens" if evaluated > response else "rollout.maxResponseTokens"
         if context < needed:
             yield Problem(
                 path=path,
                 message=f"its context of {context} tokens is shorter than prompt + response + 1 = {needed}",
-                hint="lower rollout.maxPromptTokens or maxResponseTokens, or take a model with a longer context",
+                hint=f"lower rollout.maxPromptTokens or {longest}, or take a model with a longer context",
             )
 
 
@@ -111,7 +112,7 @@ def reference_can_hold_the_student(job: OPDJob, models: Models) -> Iterator[Prob
             path="spec.algorithm.reference.updateEverySteps",
             message=f"the student's weights do not fit into reference.model: {first.replace('_', ' ')} is "
             f"{getattr(its, first)}, the student's {getattr(ours, first)}",
-            hint="set updateEverySteps: 0, or drop reference.model: it then begins as the student",
+            hint="drop updateEverySteps, or drop reference.model: it then begins as the student",
         )
 
 

@@ -96,7 +96,8 @@ def _spec(job: OPDJob, settings: Settings, kind: PodKind) -> dict[str, Any]:
         "terminationMessagePolicy": "FallbackToLogsOnError",
         **kind.container,
         "env": [*common(job, gpus=bool(kind.gpus)), *hub(job, online=online), *kind.env],
-        "envFrom": credentials(job) if online else [],
+        # On the head for hooks and rewards, wherever models and prompts come from.
+        "envFrom": credentials(job) if online or kind.role == "head" else [],
         "resources": kind.resources,
         "volumeMounts": found.mounts,
         "securityContext": {

@@ -9,7 +9,7 @@ from functools import cached_property
 from opd_api.conditions import Reason
 from opd_api.documents import ModelSummary
 from opd_api.memory import GIB, TRAINER_HOST_BYTES, MemoryEstimate, ServerEstimate, estimate
-from opd_api.rules import check_models
+from opd_api.rules import check_models, check_static
 from opd_api.spec import OPDJob, Spec, Student, Teacher
 
 from ..settings import Settings
@@ -19,6 +19,8 @@ from .verdict import Verdict
 LARGEST_TENSOR = 8
 """GPUs of one node: no remedy goes beyond."""
 SERVER_SIZES = (2, 4, LARGEST_TENSOR)
+COMBINE = "combine a larger parallelism.tensor, recompute: Full and, with precision: BF16, optimizer.offload: true"
+"""Where no single change helps."""
 
 
 def estimate_of(job: OPDJob, models: Mapping[str, ModelSummary], settings: Settings) -> MemoryEstimate:
@@ -78,18 +80,16 @@ def _trainer_gpu(plan: _Fit) -> Verdict | None:
     found = [f"{words} ({_gib(size)})" for words, size in _trainer_remedies(plan) if size <= plan.gpu_bytes]
     if by_teacher and not found:
         found = ["serve the teacher with mode: SGLang on GPUs of its own"]
-    remedy = (
-        " or ".join(found[:3]) or "combine a larger parallelism.tensor, recompute: Full and optimizer.offload: true"
-    )
+    remedy = f"set {' or '.join(found[:3])}" if found else COMBINE
     reason = Reason.INSUFFICIENT_TEACHER_MEMORY if by_teacher else Reason.INSUFFICIENT_GPU_MEMORY
-    return Verdict(reason=reason, message=f"spec.student: {what}, a GPU has {_gib(plan.gpu_bytes)}; set {remedy}")
+    return Verdict(reason=reason, message=f"spec.student: {what}, a GPU has {_gib(plan.gpu_bytes)}; {remedy}")
 
 
 def _trainer_remedies(plan: _Fit) -> Iterator[tuple[str, int]]:
     """Single changes, cheapest first, with what a trainer would need then; only those the rules would accept."""
     for words, change in _trainer_changes(plan.job):
         changed = plan.with_spec(change)
-        if not check_models(changed.job, plan.models):
+        if not check_static(changed.job) and not check_models(changed.job, plan.models):
             yield words, changed.memory.trainer.gpu_bytes
 
 
@@ -100,6 +100,8 @@ def _trainer_changes(job: OPDJob) -> Iterator[tuple[str, Callable[[Spec], Spec]]
         yield f"teacher {teacher.name}'s megatron.placement: Offloaded", _offloaded_teacher
     if student.recompute != "Full":
         yield "student.recompute: Full", lambda spec: _student(spec, recompute="Full")
+    if student.precision == "FP32":
+        yield "student.precision: BF16", lambda spec: _student(spec, precision="BF16")
     if not job.spec.optimizer.offload:
         offload = {"optimizer": job.spec.optimizer.model_copy(update={"offload": True})}
         yield "optimizer.offload: true", lambda spec: spec.model_copy(update=offload)

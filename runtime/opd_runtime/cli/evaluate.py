@@ -55,6 +55,8 @@ def evaluate(
     if "://" in target or Path(target).is_dir():
         if not prompts or model is not None:
             raise typer.BadParameter(f"{target} is a model: add --prompts FILE (and no --model), or name an OPDJob")
+        if run_dir is not None:
+            raise typer.BadParameter("--run-dir is where a job's run is; a model has none")
         folder = model_folder(target, claims)
         job = job_of(smallest_job(folder), sets)
     else:

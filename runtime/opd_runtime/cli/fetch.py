@@ -51,6 +51,8 @@ def fetch(
 
     pvc:// and file:// are only looked for. With --report, exit 1 without a report means: try again.
     """
+    if report is not None and summary:
+        raise typer.BadParameter("--report writes the shapes to a file, --summary prints them: give one of the two")
     if report is not None:
         _report(targets, report, weights, sets, volumes)
         return
@@ -105,6 +107,8 @@ def _problems_document(problems: Sequence[Problem], characters: int) -> bytes:
 
 def _places(targets: list[str], sets: list[str] | None) -> list[Place]:
     if "://" in targets[0]:
+        if sets:
+            raise typer.BadParameter("--set changes an OPDJob; URIs have no fields")
         return [_place(uri) for uri in targets]
     if len(targets) > 1:
         raise typer.BadParameter("give one OPDJob, or URIs")

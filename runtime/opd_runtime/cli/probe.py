@@ -51,6 +51,8 @@ def _places(target: str, model: Path | None, sets: list[str] | None, volumes: li
     if target.startswith(("http://", "https://")):
         if model is None:
             raise typer.BadParameter("a URL says nothing of the student's tokenizer: add --model FOLDER")
+        if sets or volumes:
+            raise typer.BadParameter("--set and --volume are for an OPDJob, not for a URL")
         return target, model
     job = load(Path(target), sets)
     endpoint = next((t.sglang.endpoint for t in job.spec.teachers if t.mode == "SGLang" and t.sglang.endpoint), "")

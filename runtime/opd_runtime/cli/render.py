@@ -30,6 +30,8 @@ def render(
 
     The output is an OPDJob again: `opd render job.yaml | kubectl apply -f -`.
     """
+    if gpu_gib is not None and not models:
+        raise typer.BadParameter("--gpu-gib is for the memory estimate: add --models")
     job = load(file, sets)
     typer.echo(dump_job(job), nl=False)
     if models:

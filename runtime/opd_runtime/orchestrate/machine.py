@@ -11,6 +11,7 @@ from opd_api.memory import estimate
 from opd_api.spec import OPDJob
 
 GIB = 2**30
+CONTROL_GROUP = Path("/sys/fs/cgroup")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,8 +58,8 @@ def machine_problems(job: OPDJob, models: Mapping[str, ModelSummary], machine: M
             path="spec.student",
             message=f"a trainer needs {_gib(plan.trainer.gpu_bytes)} of GPU memory, "
             f"the GPU has {_gib(machine.gpu_bytes)}.",
-            hint="raise parallelism.tensor, lower maxTokensPerGPU, set recompute: Full or optimizer.offload: true, "
-            "or place a Megatron teacher Offloaded",
+            hint="raise parallelism.tensor, lower maxTokensPerGPU, set recompute: Full or (with BF16) "
+            "optimizer.offload: true, or place a Megatron teacher Offloaded",
         )
     host = trainers * plan.trainer.host_bytes + engines * plan.engine.host_bytes
     host += sum(server.host_bytes * spec.teachers[0].sglang.replicas for server in plan.teachers)
@@ -75,10 +76,11 @@ def _available_bytes() -> int:
     lines = Path("/proc/meminfo").read_text().splitlines()
     kib = next((int(line.split()[1]) for line in lines if line.startswith("MemAvailable")), None)
     available = kib * 1024 if kib is not None else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
-        return min(available, int(limit.read_text()) - int(used.read_text()))
-    except (OSError, ValueError):  # no control group, or no limit ("max")
+        limit, used = (int((CONTROL_GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (CONTROL_GROUP / "memory.stat").read_text().splitlines())
+        return min(available, limit - used + int(stat["inactive_file"]))  # pages of files that can go at once
+    except (OSError, ValueError, KeyError):  # no control group, or no limit ("max")
         return available
 
 

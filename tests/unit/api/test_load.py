@@ -1,11 +1,12 @@
 """Text to job and back: YAML as kubectl reads it, every problem at once, defaults, `--set`."""
 
+import json
 from pathlib import Path
 
 import pytest
 
 from opd_api.errors import InvalidJob
-from opd_api.load import dump_job, job_from_document, load_job, load_job_file, set_path
+from opd_api.load import dump_job, job_from_document, load_job, load_job_file, read_document, set_path
 
 
 def problems_of(text: str) -> dict[str, str]:
@@ -30,6 +31,40 @@ def test_dump_and_load_give_the_same_job(minimal):
     again = load_job(dump_job(job))
     assert again == job
     assert dump_job(again) == dump_job(job)
+
+
+AMBIGUOUS = [
+    "1e-1",
+    "1.5e3",
+    "12e4567",
+    "1e6",
+    "08",
+    "0x1F",
+    "1_000",
+    "0o7",
+    "y",
+    "N",
+    "on",
+    "null",
+    "~",
+    "2026-01-01",
+    ".5",
+    "1:30",
+    "=",
+    "",
+]
+
+
+@pytest.mark.parametrize("text", AMBIGUOUS)
+def test_a_text_that_looks_like_something_else_stays_a_text(minimal, text):
+    """Here and for kubectl, which reads what `opd render` prints: all of them are quoted."""
+    quoted = json.dumps(text)
+    job = load_job(
+        minimal + f"  rollout: {{engines: {{args: [--x, {quoted}]}}}}\n  head: {{podTemplate: {{a: {quoted}}}}}\n"
+    )
+    dumped = dump_job(job)
+    assert load_job(dumped) == job
+    assert f"a: {text}\n" not in dumped
 
 
 def test_dump_keeps_the_order_of_the_contract(minimal):
@@ -145,6 +180,11 @@ def test_date_is_text_and_bytes_are_refused(minimal):
     assert "JSON has no word" in problems_of(minimal + "  image: !!binary aGk=\n")["spec.image"]
 
 
+def test_a_quantity_ends_with_its_line(minimal):
+    """Python's `$` lets a line's end through, Go's does not."""
+    assert "quantity" in problems_of(minimal + '  head: {resources: {limits: {memory: "4Gi\\n"}}}\n').popitem()[1]
+
+
 def test_another_kind_is_named_once_and_nothing_else_is_judged():
     found = problems_of("apiVersion: apps/v1\nkind: Deployment\nspec: {replicas: 3}\n")
     assert list(found) == ["apiVersion", "kind"]
@@ -226,3 +266,12 @@ def test_set_path_refuses(make_document, assignment, want_words):
     with pytest.raises(InvalidJob) as refusal:
         set_path(document, assignment)
     assert want_words in str(refusal.value)
+
+
+def test_set_path_leaves_an_alias_of_the_same_node_as_it_is():
+    """The held-out prompts must not become those that train."""
+    text = "spec:\n  data: {prompts: &p [{uri: 'file:///train'}]}\n  evaluation: {prompts: *p}\n"
+    document = read_document(text)
+    set_path(document, "evaluation.prompts[0].uri=file:///held-out")
+    assert document["spec"]["data"]["prompts"] == [{"uri": "file:///train"}]
+    assert document["spec"]["evaluation"]["prompts"] == [{"uri": "file:///held-out"}]

@@ -54,6 +54,10 @@ def test_version_names_the_command(opd):
         pytest.param(["prob"], "No such command 'prob'. Did you mean 'probe'?", id="a verb that is none"),
         pytest.param(["run"], "Missing argument 'file'.", id="a verb without its argument"),
         pytest.param(["run", "x.yaml", "--rezume"], "No such option: --rezume", id="an option that is none"),
+        pytest.param(["render", "x.yaml", "--gpu-gib", "80"], "add --models", id="memory of a GPU without an estimate"),
+        pytest.param(["fetch", "hf://a/b", "--set", "steps=1"], "URIs have no fields", id="a field of a URI"),
+        pytest.param(["fetch", "x.yaml", "--report", "r", "--summary"], "one of the two", id="shapes to two places"),
+        pytest.param(["probe", "http://h", "--model", ".", "--set", "steps=1"], "not for a URL", id="a field of a URL"),
         pytest.param(
             ["convert", "a", "b", "--step", "x"], "Invalid value for '--step'", id="a value of the wrong type"
         ),

@@ -1,11 +1,13 @@
 """Does the job fit this machine? In numbers, before anything starts."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from opd_api.documents import ModelSummary
 from opd_api.load import job_from_document, set_path
+from opd_runtime.orchestrate import machine
 from opd_runtime.orchestrate.machine import GIB, Machine, machine_problems, this_machine
 
 LARGE = ModelSummary(
@@ -70,6 +72,20 @@ def test_too_little_memory_on_a_cpu_machine_is_refused_in_numbers(host_gib: int)
     machine = Machine(gpus=0, gpu_bytes=0, host_bytes=host_gib * GIB)
     [problem] = problems(machine, "device=CPU")
     assert f"{host_gib}.0 GiB are free" in problem and "opd render --models" in problem
+
+
+def test_a_containers_file_cache_counts_as_free(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a download left in the page cache goes as soon as somebody wants its room."""
+    for name, text in {
+        "memory.max": "4096",
+        "memory.current": "4000",
+        "memory.stat": "anon 1000\ninactive_file 2900\n",
+    }.items():
+        (tmp_path / name).write_text(text)
+    monkeypatch.setattr(machine, "CONTROL_GROUP", tmp_path)
+    assert this_machine().host_bytes == 4096 - 4000 + 2900
+    (tmp_path / "memory.max").write_text("max")
+    assert this_machine().host_bytes > 4096
 
 
 def test_this_machine_has_memory() -> None:

@@ -56,6 +56,7 @@ def test_a_uri_of_the_contract_is_parsed(text, want):
         pytest.param("hf://only-a-name", "does not name a repository", id="no organisation"),
         pytest.param("hf://o/n#train", "does not name a repository", id="a split of a model"),
         pytest.param("pvc:///path", "is not a URI", id="no claim"),
+        pytest.param("file:///a/%2e%2e/b", "`..` in", id="up and out, in other letters"),
         pytest.param("s3://", "is not a URI", id="no bucket"),
         pytest.param("file://data/x", "is a relative path", id="relative file"),
         pytest.param("/data/x", "is not a URI", id="bare path"),
@@ -106,6 +107,8 @@ def test_claims_of_a_pod_are_folders_of_their_own_root(model, tmp_path, monkeypa
     assert found == tmp_path / "volumes/models/tiny"
     assert uri_of(found) == "pvc://models/tiny"
     assert uri_of(tmp_path / "elsewhere") == f"file://{tmp_path}/elsewhere"
+    blank = tmp_path / "jürgen's own"
+    assert parse_uri(uri_of(blank)).path == str(blank)
     with pytest.raises(UserError) as error:
         resolve_model("pvc://models/gone", {}, tmp_path)
     assert error.value.hint == "put it on the claim models, or correct the path"

@@ -163,6 +163,13 @@ def test_every_remedy_helps():
     assert refusal(example("sglang", student__parallelism={"tensor": 4, "sequence": True}), MODELS, SETTINGS) is None
 
 
+def test_no_remedy_is_offered_that_the_rules_refuse():
+    """An optimizer of FP32 weights cannot move; BF16 is the change that helps."""
+    job = example("sglang", student__precision="FP32", student__maxTokensPerGPU=28672)
+    found = refusal(job, MODELS, SETTINGS)
+    assert "student.precision: BF16 (" in found.message and "optimizer.offload" not in found.message, found.message
+
+
 def test_a_refusal_ends_the_job_before_anything_is_made():
     job = example("sglang", student__parallelism={"tensor": 1})
     config = make_config(job, models=stored_models(job, ModelsReport(models=MODELS)))
