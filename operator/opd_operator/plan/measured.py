@@ -134,7 +134,8 @@ def _teacher(situation: Situation, course: Course, job: OPDJob, teacher: Teacher
 
 
 def _said(situation: Situation, course: Course, teacher: Teacher) -> TeacherReport | None:
-    teachers = situation.report.teachers if situation.report and course.stage not in ENDED else ()
+    given_back = course.stage in (Stage.RELEASING, Stage.SUSPENDED)
+    teachers = situation.report.teachers if situation.report and not given_back else ()
     return next((each for each in teachers if each.name == teacher.name), None)
 
 

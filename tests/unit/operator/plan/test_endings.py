@@ -22,6 +22,7 @@ from operator_makers import (
     training_status,
 )
 
+from opd_api.documents import TeacherReport
 from opd_operator.plan.deadlines import retry_delay
 from opd_operator.plan.times import stamp
 
@@ -235,6 +236,13 @@ def test_completion_is_written_and_the_export_is_named():
     assert decision.status.message == "All steps are done; the student is at pvc://checkpoints/job/export."
     assert decision.status.completion_time == "2026-11-25T20:10:00Z"
     assert decision.status.columns.step == "300/300"
+
+
+def test_a_job_that_is_done_keeps_what_it_had_for_a_teacher():
+    job = make_job(sglang={"endpoint": "http://teacher:30000"})
+    said = TeacherReport(name="teacher", mode="SGLang", ready=True, ready_replicas=1, replicas=1)
+    done = decide(settled(make_running(job, mailbox=reported("Succeeded", step=300, teachers=(said,)), deployments=())))
+    assert (done.status.phase, done.status.columns.teacher) == ("Succeeded", "SGLang 1/1")
 
 
 def test_a_driver_that_gave_way_goes_on_at_once_and_that_is_no_retry():
