@@ -132,7 +132,8 @@ class Rollout(Contract):
     function: Hook = ""
     """Own generate function, a dotted path: `async def generate(args, prompt, engine, **kw) -> Sample`."""
     filter: Hook = ""
-    """Own filter of a prompt's samples, a dotted path: `def keep(args, samples, **kw) -> bool`."""
+    """Own filter of a prompt's samples, a dotted path: `def keep(args, samples, **kw) -> bool`. Samples
+    are scored once enough of them have passed."""
 
 
 class TeacherSGLang(Pods):

@@ -34,10 +34,14 @@ def resolve_model(uri: str, volumes: Mapping[str, Path], cache_dir: Path, *, wei
     return folder
 
 
-def resolve_checkpoint(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> Path:
-    """The local folder of a Megatron checkpoint (tracker file and the iteration it names) or a Hugging Face model."""
+def resolve_checkpoint(uri: str, volumes: Mapping[str, Path], cache_dir: Path, *, step: int | None = None) -> Path:
+    """The local folder of a Megatron checkpoint (`step`, or else tracker file and the iteration it names) or a Hugging
+    Face model."""
     parsed = parse_uri(uri)
     folder = _locate(parsed, volumes, cache_dir)
+    if step is not None:
+        _find_step(folder, step)
+        return folder
     if (folder / "config.json").exists():
         return resolve_model(uri, volumes, cache_dir)
     tracker = folder / TRACKER_FILE
@@ -58,6 +62,12 @@ def resolve_checkpoint(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -
             hint="put the folder back, or name another checkpoint",
         )
     return folder
+
+
+def _find_step(folder: Path, step: int) -> None:
+    if not (folder / f"iter_{step:07d}").is_dir():
+        there = ", ".join(sorted(each.name for each in folder.glob("iter_*"))) or "no iterations"
+        raise UserError(f"{folder} has no iter_{step:07d}; it has {there}", hint="name a step that was saved")
 
 
 def resolve_prompts(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> str:

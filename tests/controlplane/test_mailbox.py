@@ -68,7 +68,7 @@ def test_reports_arrive_and_requests_come_back_whoever_writes_first(real, box, s
     wait_until(box.stop_requested.is_set, SECONDS, "the stop request")
     assert real.progress() == report(2)
     real.ask(None)
-    assert REQUEST_KEY not in real.data() and PROGRESS_KEY in real.data()
+    assert not real.data()[REQUEST_KEY] and PROGRESS_KEY in real.data()
     assert said == []
 
 

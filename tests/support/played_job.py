@@ -210,7 +210,7 @@ class PlayedJob:
     # ------------------------------------------------------------ the runtime
     def request(self) -> Object:
         mailbox = self.get("ConfigMap", names.mailbox(self.name)) or {}
-        return json.loads((mailbox.get("data") or {}).get(names.REQUEST_KEY, "{}"))
+        return json.loads((mailbox.get("data") or {}).get(names.REQUEST_KEY) or "{}")
 
     def report(self, attempt: int, phase: str, step: int = 0, **fields: Any) -> None:
         """A progress document, as the driver sends it."""

@@ -73,9 +73,6 @@ class _Book:
             }
         )
 
-    def drop(self, kind: ConditionType) -> None:
-        self.known.pop(kind, None)
-
     def entries(self) -> tuple[Condition, ...]:
         return tuple(self.known[kind] for kind in ConditionType if kind in self.known)
 
@@ -97,9 +94,7 @@ def _quota(book: _Book, situation: Situation, course: Course) -> None:
     """Only of a job that was seen waiting: a queue's name does not tell that anybody minds it. What has waited once
     waits again with its next attempt."""
     kind, rayjob = ConditionType.QUOTA_RESERVED, situation.rayjob
-    if course.stage is Stage.RESUMING:
-        book.drop(kind)
-    elif course.attempt != situation.attempt and kind in book.known:
+    if course.attempt != situation.attempt and kind in book.known:
         book.set(kind, "False", Reason.QUEUED, f"Attempt {course.attempt} waits for quota.")
     elif rayjob is not None and rayjob.suspended and course.stage is Stage.QUEUED:
         book.set(kind, "False", Reason.QUEUED, f"RayJob {rayjob.name} waits for quota.")

@@ -42,7 +42,7 @@ def train(
 
     places = Places(run_dir=_run_dir(), volumes={}, cache_dir=cache_dir(), in_cluster=True)
     try:
-        completed = train_attempt(job, places, attempt=attempt, mailbox=mailbox)
+        completed = train_attempt(job, file, places, attempt=attempt, mailbox=mailbox)
     except (asyncio.CancelledError, KeyboardInterrupt):  # before training began
         completed = False
     raise typer.Exit(0 if completed else STOPPED)

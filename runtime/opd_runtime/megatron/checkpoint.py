@@ -32,6 +32,7 @@ from torch.distributed.checkpoint.api import CheckpointException
 
 from ..errors import CheckpointIncomplete, UserError
 from .adam_state import own_what_was_loaded, prime_adam
+from .convert import HFWeights, load_hf
 from .gathered_state import gathered_state
 
 TRACKER = "latest_checkpointed_iteration.txt"
@@ -154,6 +155,14 @@ def _newest(root: Path) -> tuple[int, Path, dict[str, Any]] | None:
     """Step, folder and driver document of the newest complete checkpoint."""
     found = complete_checkpoints(root)
     return (*found[-1], read_driver_state(found[-1][1])) if found else None
+
+
+def load_weights(root: Path, model, hf, step: int | None = None) -> None:
+    """Weights alone, from a Hugging Face folder or a Megatron checkpoint. Raises UserError."""
+    if step is None and (root / "config.json").is_file():
+        load_hf(model, hf, HFWeights(root))
+    else:
+        load_model_weights(root, model, step)
 
 
 def load_model_weights(root: Path, model, step: int | None = None) -> None:

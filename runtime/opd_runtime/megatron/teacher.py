@@ -12,8 +12,7 @@ import torch
 from megatron.core.transformer.module import Float16Module
 from torch import Tensor
 
-from .checkpoint import load_model_weights
-from .convert import HFWeights, load_hf
+from .checkpoint import load_weights
 from .model import build_model, megatron_config, read_hf_config
 
 
@@ -30,13 +29,10 @@ class FrozenModel:
         load: Path | None = None,
         checkpoint_step: int | None = None,
     ) -> None:
-        """Architecture from the Hugging Face folder `path`; weights from there, or from Megatron checkpoint `load`."""
+        """Architecture from the Hugging Face folder `path`; weights from there, or from checkpoint `load`."""
         hf = read_hf_config(path)
         model = build_model(hf, megatron_config(hf, bf16=bf16, sequence_parallel=sequence_parallel))
-        if load is None:
-            load_hf(model, hf, HFWeights(path))
-        else:
-            load_model_weights(load, model, checkpoint_step)
+        load_weights(load or path, model, hf, checkpoint_step)
         model.requires_grad_(False).eval()
         self.model = Float16Module(model.config, model) if bf16 else model
         self.offloaded = offloaded

@@ -31,7 +31,7 @@ from ..config import MegatronTeacher, TrainConfig
 from ..errors import UserError
 from . import checkpoint
 from .batching import MicroBatch, Packer, update_split
-from .convert import HFWeights, copy_companions, export_hf, load_hf, save_hf_shards
+from .convert import copy_companions, export_hf, save_hf_shards
 from .logprobs import logits_of_rows, token_logprobs
 from .model import build_model, megatron_config, read_hf_config
 from .objective import Advantages, advantages, update_loss
@@ -63,10 +63,7 @@ class Trainer:
             recompute_full=cfg.student.recompute == "Full",
         )
         self.model = build_model(self.hf, config)
-        if cfg.student_load is None:
-            load_hf(self.model, self.hf, HFWeights(cfg.student_path))
-        else:
-            checkpoint.load_model_weights(cfg.student_load, self.model)
+        checkpoint.load_weights(cfg.student_load or cfg.student_path, self.model, self.hf)
         self.model.to(self.device)
         self.ddp, self.adam = wrap(self.model, config, cfg.optimizer, bf16=cfg.bf16)
         self.teacher = self._teacher()
@@ -280,7 +277,8 @@ class Trainer:
         """The student's weights under their Hugging Face names, full tensors, one by one."""
         return export_hf(self.model, self.hf)
 
-    def save(self, step: int, driver_state: dict[str, Any]) -> Path:
+    def save(self, step: int, driver_state: dict[str, Any], keep: int | None = None) -> Path:
+        """`keep`: how many checkpoints stay, when that is not what the job began with."""
         return checkpoint.save(
             self.cfg.checkpoint_dir,
             step,
@@ -289,7 +287,7 @@ class Trainer:
             reference=self._moving_reference,
             identity=self.cfg.uid,
             state=driver_state,
-            keep=self.cfg.checkpoint.keep,
+            keep=keep or self.cfg.checkpoint.keep,
         )
 
     def load_latest(self) -> tuple[int, dict[str, Any]] | None:

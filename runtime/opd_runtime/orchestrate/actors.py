@@ -59,9 +59,9 @@ class TrainerActor:
         self.version = step + 1
         return result
 
-    def logprobs(self, batch: Batch):
-        """The student's, of every response token."""
-        return self.trainer.logprobs(batch)
+    def logprobs(self, batch: Batch, model: Literal["student", "teacher"]):
+        """Of every response token."""
+        return self.trainer.logprobs(batch, model)
 
     def teacher_greedy(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]
@@ -96,8 +96,8 @@ class TrainerActor:
             self._sender.close()
             self._sender = None
 
-    def save(self, step: int, driver_state: dict[str, Any]) -> Path:
-        return self.trainer.save(step, driver_state)
+    def save(self, step: int, driver_state: dict[str, Any], keep: int) -> Path:
+        return self.trainer.save(step, driver_state, keep)
 
     def export(self, path: Path) -> None:
         self.trainer.export_hf(path)
@@ -122,6 +122,8 @@ class ServerSpec:
     args: tuple[str, ...]
     api_key: str
     log_dir: Path
+    seed: int | None = None
+    """Of the first server's sampling; None: any."""
     remote: Remote | None = None
     """What to fetch `model_path` from when it is not there."""
 
@@ -140,6 +142,7 @@ class ServerActor:
             tensor_parallel=spec.gpus,
             memory_fraction=spec.memory_fraction,
             extra_args=spec.args,
+            seed=None if spec.seed is None else spec.seed + index,
             api_key=spec.api_key,
             log_path=spec.log_dir / f"{spec.name}-{index}.log",
         )

@@ -3,13 +3,14 @@
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..concurrency import together, while_watching
 from ..config import SGLangTeacher, TrainConfig
+from ..errors import TeacherUnavailable
 from ..report.metrics import StepRecord, now
 from ..report.reporter import Reporter
 from ..rollout.data import PromptStream, held_out_prompts
@@ -20,7 +21,9 @@ from ..rollout.hooks import FILTER, GENERATE, load_hook
 from ..rollout.rewards import Rewarder, build_eval_rewarder, build_rewarder
 from ..rollout.rewards.rewarder import NEEDS_LABEL
 from ..rollout.sample import Prompt
+from ..rollout.teacher_questions import teacher_questions
 from ..rollout.tokenizer import PromptTokenizer
+from ..teacher.probe import other_than_student
 from ..teacher.scorer import TeacherScorer
 from ..uri import uri_of
 from .actors import ServerSpec
@@ -65,14 +68,24 @@ def read_inputs(cfg: TrainConfig) -> Inputs:
     )
 
 
-async def run_attempt(inputs: Inputs, reporter: Reporter, stop: asyncio.Event, *, resume: bool, started: float) -> bool:
+async def run_attempt(
+    inputs: Inputs,
+    reporter: Reporter,
+    stop: asyncio.Event,
+    *,
+    resume: bool,
+    started: float,
+    keep: Callable[[], int] | None = None,
+) -> bool:
     """True when the job is complete, False after a stop. Raises what ended the attempt.
 
-    `started`: when the attempt began, by time.monotonic; its seconds count from there.
+    `started`: when the attempt began, by time.monotonic; its seconds count from there. `keep`: asked before each save
+    how many checkpoints stay, where that may change.
     """
     cfg = inputs.cfg
+    keep = keep or (lambda: cfg.checkpoint.keep)
     teacher = _servers_of(cfg) if isinstance(cfg.teacher, SGLangTeacher) else None
-    async with _started(inputs, reporter, stop, teacher, resume) as run:
+    async with _started(inputs, reporter, stop, teacher, resume, keep) as run:
         run.state.seconds += time.monotonic() - started
         await _before_training(run, teacher)
         work = _train_and_export(run)
@@ -122,7 +135,12 @@ def _finish(run: Run, completed: bool) -> None:
 
 @contextlib.asynccontextmanager
 async def _started(
-    inputs: Inputs, reporter: Reporter, stop: asyncio.Event, teacher: TeacherServers | None, resume: bool
+    inputs: Inputs,
+    reporter: Reporter,
+    stop: asyncio.Event,
+    teacher: TeacherServers | None,
+    resume: bool,
+    keep: Callable[[], int],
 ) -> AsyncIterator[Run]:
     """Every part, started side by side; all of it is gone when the block ends."""
     cfg = inputs.cfg
@@ -139,8 +157,8 @@ async def _started(
         state = _state(cfg, resumed)
         if state.cursor:
             inputs.stream.restore(state.cursor)
-        if teacher and state.step == 0:  # a trained student may have become its teacher
-            await _teacher_is_another(teacher, trainers)
+        if state.step == 0:  # a trained student may have become its teacher
+            await _teacher_is_another(cfg, teacher, trainers)
         reporter.teacher_ready(len(teacher.urls) if teacher else cfg.student.trainers.replicas)
         weights = Weights(cfg, trainers, engines)
         scorer = teacher.scorer() if teacher else None
@@ -161,6 +179,7 @@ async def _started(
             reporter=reporter,
             state=state,
             stop=stop,
+            keep=keep,
         )
 
 
@@ -200,10 +219,19 @@ async def _start_all(trainers: Trainers, engines: Servers, teacher: TeacherServe
     return (await together([*parts, teacher.start()] if teacher else parts))[0]
 
 
-async def _teacher_is_another(teacher: TeacherServers, trainers: Trainers) -> None:
-    """A teacher known by its URL alone may be the student. Folders have been compared before anything started."""
-    if teacher.teacher.model_path is None:
-        await teacher.prove(list(await trainers.logprobs(probe_batch(teacher.questions))))
+async def _teacher_is_another(cfg: TrainConfig, teacher: TeacherServers | None, trainers: Trainers) -> None:
+    """What scores may be the student, whatever the document names: there would be nothing to learn, for ever.
+
+    Raises TeacherUnavailable (SameAsStudent).
+    """
+    batch = probe_batch(teacher.questions if teacher else teacher_questions(cfg.student_path))
+    students = list(await trainers.logprobs(batch, "student"))
+    if teacher is not None:
+        await teacher.prove(students)
+        return
+    check = other_than_student(list(await trainers.logprobs(batch, "teacher")), students)
+    if not check.passed:
+        raise TeacherUnavailable(f"the teacher in the trainers is the student: {check.detail}", reason=check.reason)
 
 
 def _state(cfg: TrainConfig, resumed: tuple[int, dict[str, Any]] | None) -> RunState:
@@ -223,5 +251,6 @@ def _engine_spec(cfg: TrainConfig) -> ServerSpec:
         args=tuple(engines.args),
         api_key="",
         log_dir=cfg.run_dir / "logs",
+        seed=cfg.seed,
         remote=next((remote for remote in cfg.remotes if remote.path == cfg.student_path), None),
     )

@@ -10,13 +10,14 @@ import fcntl
 import logging
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
 import ray
 
-from opd_api.load import dump_job
+from opd_api.errors import InvalidJob
+from opd_api.load import dump_job, load_job_file
 from opd_api.spec import OPDJob
 
 from ..concurrency import while_watching
@@ -35,12 +36,12 @@ NO_LOCKS = {errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS}
 """What shared storage without locks says. There the operator's fence alone keeps drivers apart."""
 
 
-def train_attempt(job: OPDJob, places: Places, *, attempt: int, mailbox: Mailbox) -> bool:
+def train_attempt(job: OPDJob, file: Path, places: Places, *, attempt: int, mailbox: Mailbox) -> bool:
     """True when the job is complete, False after a stop and a save. Raises what ended it, having reported it.
 
     Goes on from the newest complete checkpoint of this job in the run's folder. An attempt that was begun before, as
     the mailbox knows it, is not begun again: KubeRay submits a job anew when its head comes back without memory, and
-    nobody knows whether the driver of the old head still works.
+    nobody knows whether the driver of the old head still works. `file` is where the job came from: edits arrive there.
     """
     started = time.monotonic()
     if (ended := _begun_before(mailbox, attempt)) is not None:
@@ -54,7 +55,7 @@ def train_attempt(job: OPDJob, places: Places, *, attempt: int, mailbox: Mailbox
         inputs = read_inputs(resolve(job, places, attempt=attempt))
         reporter.phase("joining Ray")
         with joined_ray():
-            return asyncio.run(_attempt(inputs, reporter, mailbox, started))
+            return asyncio.run(_attempt(inputs, partial(_kept, file, job), reporter, mailbox, started))
 
 
 def _begun_before(mailbox: Mailbox, attempt: int) -> bool | None:
@@ -71,10 +72,20 @@ def _begun_before(mailbox: Mailbox, attempt: int) -> bool | None:
     return report.phase == "Succeeded"
 
 
-async def _attempt(inputs: Inputs, reporter: Reporter, mailbox: Mailbox, started: float) -> bool:
+def _kept(file: Path, job: OPDJob) -> int:
+    """`checkpoint.keep` as it is now. A document that this version cannot read changes nothing."""
+    try:
+        return load_job_file(file).spec.checkpoint.keep
+    except (InvalidJob, OSError):
+        return job.spec.checkpoint.keep
+
+
+async def _attempt(
+    inputs: Inputs, keep: Callable[[], int], reporter: Reporter, mailbox: Mailbox, started: float
+) -> bool:
     stop = asyncio.Event()
     with stopping(stop, reporter, mailbox):
-        work = run_attempt(inputs, reporter, stop, resume=True, started=started)
+        work = run_attempt(inputs, reporter, stop, resume=True, started=started, keep=keep)
         return await while_watching(work, _heartbeat(reporter))
 
 

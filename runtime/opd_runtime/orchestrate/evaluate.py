@@ -40,6 +40,9 @@ class Evaluator:
             longest = self.cfg.evaluation.max_response_tokens or self.cfg.rollout.max_response_tokens
             greedy = self.cfg.evaluation.temperature == 0 and self.cfg.evaluation.samples_per_prompt == 1
             if not greedy or longest > LONGEST_TEACHER_ANSWER:
+                if self.prompts:
+                    words = f"in the trainers it answers greedily and {LONGEST_TEACHER_ANSWER} tokens at most"
+                    self._note(f"the teacher's pass@1 stays unknown: {words}")
                 return None
             return await self._judge(_in_process(trainers, tokenizer))
         client = EngineClient(urls[0], vocab_size=tokenizer.vocab_size, api_key=self.cfg.teacher.api_key)

@@ -2,6 +2,7 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from ..algorithms.opd import adapted_kl_coef, scheduled_kl_coef
@@ -34,6 +35,8 @@ class Run:
     state: RunState
     stop: asyncio.Event
     """Set from outside (Ctrl-C, a stop request): the step in progress is trained and saved, `train` returns."""
+    keep: Callable[[], int]
+    """Checkpoints that stay, as the document says now: it may change while the job trains."""
     told: set[str] = field(default_factory=set)
     """Failures of rewards that have been noted."""
 
@@ -101,7 +104,7 @@ async def evaluate_student(run: Run) -> dict[str, float]:
 
 
 async def save(run: Run) -> None:
-    await run.trainers.save(run.state.step, run.state.to_json())
+    await run.trainers.save(run.state.step, run.state.to_json(), run.keep())
     run.reporter.checkpoint(run.state.step, uri_of(run.cfg.checkpoint_dir))
 
 

@@ -7,7 +7,7 @@ and so does the embedded Ray of one machine. On CUDA, GPUs are asked for beside 
 import asyncio
 from collections.abc import Awaitable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 from ray.util.placement_group import PlacementGroup, placement_group, remove_placement_group
@@ -91,16 +91,16 @@ class Trainers:
     async def disconnect(self) -> None:
         await self._all("disconnect")
 
-    async def logprobs(self, batch: Batch):
-        return (await self._all("logprobs", batch))[0]
+    async def logprobs(self, batch: Batch, model: Literal["student", "teacher"]):
+        return (await self._all("logprobs", batch, model))[0]
 
     async def teacher_greedy(
         self, prompts: Sequence[Sequence[int]], max_new_tokens: int, eos_ids: Sequence[int]
     ) -> list[list[int]]:
         return (await self._all("teacher_greedy", prompts, max_new_tokens, eos_ids))[0]
 
-    async def save(self, step: int, driver_state: dict[str, Any]) -> Path:
-        return (await self._all("save", step, driver_state))[0]
+    async def save(self, step: int, driver_state: dict[str, Any], keep: int) -> Path:
+        return (await self._all("save", step, driver_state, keep))[0]
 
     async def export(self, path: Path) -> None:
         await self._all("export", path)

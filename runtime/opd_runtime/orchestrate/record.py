@@ -65,14 +65,14 @@ def rollout_metrics(collected: Collected, dropped_prompts: int) -> dict[str, flo
     samples = collected.samples
     valid = [sample for sample in samples if not sample.failure]
     raws = [sample.raw_reward for sample in valid if sample.raw_reward is not None]
-    truncated = sum(sample.finish is Finish.LENGTH for sample in samples)
+    truncated = sum(sample.finish is Finish.LENGTH for sample in valid)
     metrics = {
         "rollout/failed": float(len(samples) - len(valid)),
         "rollout/filtered": float(collected.groups_rejected),
         "rollout/dropped_prompts": float(dropped_prompts),
-        "tokens/prompt": float(sum(len(sample.prompt.token_ids) for sample in samples)),
+        "tokens/prompt": float(sum(len(sample.prompt.token_ids) for sample in valid)),
         "tokens/response": float(response_tokens(samples)),
-        "tokens/truncated_share": truncated / max(len(samples), 1),
+        "tokens/truncated_share": truncated / max(len(valid), 1),
     }
     if raws:
         metrics |= {"reward/mean": fmean(sample.reward for sample in valid), "reward/raw": fmean(raws)}
@@ -87,7 +87,8 @@ def commonest_reward_failure(collected: Collected) -> tuple[str, int]:
 
 
 def response_tokens(samples: list[Sample]) -> int:
-    return sum(len(sample.response_ids) for sample in samples)
+    """Of samples that train."""
+    return sum(sum(sample.loss_mask) for sample in samples if not sample.failure)
 
 
 def teacher_metrics(collected: Collected, stats: ScorerStats) -> dict[str, float]:

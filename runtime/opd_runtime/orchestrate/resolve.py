@@ -51,8 +51,8 @@ class _Finder:
         find = partial(resolve_model, weights=not self.places.in_cluster)
         return self._folder(path, uri, find)
 
-    def checkpoint(self, path: str, uri: str) -> Path | None:
-        return self._folder(path, uri, resolve_checkpoint)
+    def checkpoint(self, path: str, uri: str, step: int | None = None) -> Path | None:
+        return self._folder(path, uri, partial(resolve_checkpoint, step=step))
 
     def prompts(self, path: str, sources: Sequence[PromptSourceSpec]) -> tuple[PromptSource, ...]:
         return tuple(
@@ -177,7 +177,11 @@ def _teacher(job: OPDJob, finder: _Finder) -> SGLangTeacher | MegatronTeacher:
         name=spec.name,
         # Nothing found: a problem is noted and nobody will read this.
         model_path=finder.model("teachers[0].model", spec.model) or Path(),
-        load=finder.checkpoint("teachers[0].megatron.load", spec.megatron.load),
+        load=finder.checkpoint(
+            "teachers[0].megatron." + ("load" if spec.megatron.checkpoint_step is None else "checkpointStep"),
+            spec.megatron.load,
+            spec.megatron.checkpoint_step,
+        ),
         checkpoint_step=spec.megatron.checkpoint_step,
         offloaded=spec.megatron.placement == "Offloaded",
     )

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import aiohttp
 import numpy as np
 
 from ..batch import Batch
@@ -16,6 +17,8 @@ from .actors import ServerSpec
 from .placement import TEACHER_RESOURCE, Servers
 
 WATCH_SECONDS = 2.0
+LOOK_TIMEOUT_SECONDS = 5.0
+CONNECT_TIMEOUT_SECONDS = 2.0
 REVIVALS = 3
 """In a row. Servers that die of the probe itself would be started for ever."""
 
@@ -63,13 +66,30 @@ class TeacherServers:
 
     async def watch(self, note: Callable[[str], None], ready: Callable[[int], None]) -> None:
         """For ever: a server that died comes back on its port and is proven again; the scorer retries meanwhile.
+        Somebody else's that was away may serve another model when it is back: it is proven again too.
 
         `note` takes what happened, `ready` how many servers are proven and answer.
         """
+        there = True
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self.servers is not None and (dead := await self.servers.dead()):
+            if self.servers is None:
+                there = await self._look_at_endpoint(there, note, ready)
+            elif dead := await self.servers.dead():
                 await self._revive(self.servers, dead, note, ready)
+
+    async def _look_at_endpoint(self, there: bool, note: Callable[[str], None], ready: Callable[[int], None]) -> bool:
+        """Whether it answers, `there` being whether it did."""
+        [url] = self.urls
+        is_there = await answers(url, known=there)
+        if there and not is_there:
+            note(f"the teacher at {url} does not answer")
+            ready(0)
+        if is_there and not there:
+            await self.prove()
+            note(f"the teacher at {url} is back, and proven")
+            ready(1)
+        return is_there
 
     async def _revive(
         self, servers: Servers, dead: Sequence[int], note: Callable[[str], None], ready: Callable[[int], None]
@@ -98,6 +118,23 @@ class TeacherServers:
     async def stop(self) -> None:
         if self.servers is not None:
             await self.servers.stop()
+
+
+async def answers(url: str, *, known: bool) -> bool:
+    """Whether it takes requests. One that is `known` and silent is taken for busy: a long prefill can starve it.
+
+    A busy server's kernel still takes connections for it; where none is taken, its pod has gone without a word.
+    """
+    timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
+    try:
+        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/ready") as reply:
+            return reply.status < 500
+    except aiohttp.ConnectionTimeoutError:
+        return False
+    except TimeoutError:
+        return known
+    except (aiohttp.ClientError, OSError):
+        return False
 
 
 def probe_batch(questions: TeacherQuestions) -> Batch:

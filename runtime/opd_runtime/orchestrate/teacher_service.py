@@ -9,16 +9,12 @@ import time
 from collections.abc import Callable
 from urllib.parse import urlsplit
 
-import aiohttp
-
 from ..config import SGLangTeacher, TrainConfig
 from ..errors import TeacherUnavailable
 from ..teacher.probe import probe
 from ..teacher.scorer import TeacherScorer
-from .teacher_servers import WATCH_SECONDS, TeacherServers
+from .teacher_servers import WATCH_SECONDS, TeacherServers, answers
 
-LOOK_TIMEOUT_SECONDS = 5.0
-CONNECT_TIMEOUT_SECONDS = 2.0
 SCORE_DEADLINE_SECONDS = 600.0
 """How long a sequence may keep failing, and longer where a server may take longer to come back."""
 
@@ -63,8 +59,8 @@ class TeacherService(TeacherServers):
     async def _look(self, note: Callable[[str], None]) -> list[str]:
         """One look at all addresses, known ones and those of the Service; the new `urls`."""
         candidates = sorted({*self.urls, *await self._addresses()})
-        answers = await asyncio.gather(*(_answers(url, known=url in self.urls) for url in candidates))
-        answering = [url for url, answer in zip(candidates, answers, strict=True) if answer]
+        looks = await asyncio.gather(*(answers(url, known=url in self.urls) for url in candidates))
+        answering = [url for url, answer in zip(candidates, looks, strict=True) if answer]
         proven = [url for url in answering if url in self.urls or await self._is_proven(url)]
         for url in set(self.urls) - set(proven):
             note(f"the teacher's server at {url} is gone")
@@ -78,7 +74,7 @@ class TeacherService(TeacherServers):
     async def _is_proven(self, url: str) -> bool:
         """False when it has gone meanwhile. Raises TeacherUnavailable when it answers and is no teacher."""
         report = await probe(url, **self.asked)
-        if not report.passed and await _answers(url, known=False):
+        if not report.passed and await answers(url, known=False):
             report.raise_if_failed()
         return report.passed
 
@@ -93,23 +89,6 @@ class TeacherService(TeacherServers):
             return []
         hosts = [f"[{host}]" if family == socket.AF_INET6 else host for family, *_, (host, *_) in found]
         return [f"http://{host}:{parts.port}" for host in hosts]
-
-
-async def _answers(url: str, *, known: bool) -> bool:
-    """Whether it takes requests. One that is `known` and silent is taken for busy: a long prefill can starve it.
-
-    A busy server's kernel still takes connections for it; where none is taken, its pod has gone without a word.
-    """
-    timeout = aiohttp.ClientTimeout(total=LOOK_TIMEOUT_SECONDS, sock_connect=CONNECT_TIMEOUT_SECONDS)
-    try:
-        async with aiohttp.ClientSession(timeout=timeout) as session, session.get(f"{url}/ready") as reply:
-            return reply.status < 500
-    except aiohttp.ConnectionTimeoutError:
-        return False
-    except TimeoutError:
-        return known
-    except (aiohttp.ClientError, OSError):
-        return False
 
 
 def _say_nothing(_: str) -> None:

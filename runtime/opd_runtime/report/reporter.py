@@ -121,8 +121,11 @@ class Reporter:
 
     def start(self, completed_steps: int = 0) -> None:
         """Training goes on after `completed_steps`: what earlier attempts wrote about later ones is taken back."""
+        failed_scores = 0
         for record in self._metrics.start(completed_steps):
             self._remember(record)
+            failed_scores += int(record.metrics.get("teacher/failed", 0))
+        self._progress.update(teachers=(self._teacher(failed_scores=failed_scores),))
         if self.job.spec.tracking.tensorboard:
             self._guard("TensorBoard", lambda: self._open_tensorboard(completed_steps))
         self._progress.update(force=True, phase="Training", step=completed_steps, time=now(), message="")

@@ -68,6 +68,7 @@ def command(
     tensor_parallel: int,
     memory_fraction: float,
     weight_version: int,
+    seed: int | None = None,
     key_dir: Path | None = None,
     extra_args: Sequence[str] = (),
     environ: Mapping[str, str],
@@ -85,6 +86,8 @@ def command(
         *("--weight-version", str(weight_version), "--skip-tokenizer-init", "--skip-server-warmup"),
         *("--log-level-http", "warning"),
     ]
+    if seed is not None:
+        argv += ["--random-seed", str(seed)]
     if key_dir is not None:
         argv += ["--config", str(key_dir / KEY_FILE)]
         env.setdefault("SGLANG_LOGGING_CONFIG_PATH", str(key_dir / LOGGING_FILE))
@@ -156,6 +159,7 @@ class SGLangServer:
         host: str = "127.0.0.1",
         port: int = 0,
         weight_version: int = 0,
+        seed: int | None = None,
         api_key: str = "",
     ) -> None:
         """`port` 0: a free one is chosen, and kept once the server has answered there: others know it then."""
@@ -166,6 +170,7 @@ class SGLangServer:
             "tensor_parallel": tensor_parallel,
             "memory_fraction": memory_fraction,
             "weight_version": weight_version,
+            "seed": seed,
             "extra_args": tuple(extra_args),
         }
         self._api_key = api_key

@@ -165,12 +165,15 @@ def judge(
         ),
     ]
     if student_logprobs is not None:
-        distance = fmean(abs(a - b) for a, b in zip(first, student_logprobs, strict=True))
-        detail = f"mean distance from the student's scores {distance:.4f} nats"
-        checks.append(
-            Check(name="not the student", passed=distance > SAME_MODEL, detail=detail, reason="SameAsStudent")
-        )
+        checks.append(other_than_student(first, student_logprobs))
     return checks
+
+
+def other_than_student(teacher_logprobs: Sequence[float], student_logprobs: Sequence[float]) -> Check:
+    """Two scores of one text by two models, which have to differ."""
+    distance = fmean(abs(a - b) for a, b in zip(teacher_logprobs, student_logprobs, strict=True))
+    detail = f"mean distance from the student's scores {distance:.4f} nats"
+    return Check(name="not the student", passed=distance > SAME_MODEL, detail=detail, reason="SameAsStudent")
 
 
 async def _server_state(endpoint: str) -> str:

@@ -66,6 +66,12 @@ def test_a_trainers_rendezvous_never_reaches_a_server(tmp_path):
     assert env["PATH"] == "/bin" and not {"MASTER_PORT", "RANK", "PYTHONPATH"} & set(env)
 
 
+def test_a_server_with_a_seed_samples_by_it(tmp_path):
+    argv, _ = make_command(tmp_path, seed=43)
+    assert value_of(argv, "--random-seed") == "43"
+    assert "--random-seed" not in make_command(tmp_path)[0]
+
+
 def test_the_users_arguments_come_last_and_win(tmp_path):
     argv, _ = make_command(tmp_path, extra_args=("--max-total-tokens", "99"))
     assert argv[-2:] == ["--max-total-tokens", "99"]

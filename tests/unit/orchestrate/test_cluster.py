@@ -11,12 +11,12 @@ from api_server import api_server
 
 from opd_api.documents import ErrorReport, Progress
 from opd_api.errors import InvalidJob
-from opd_api.load import job_from_document
+from opd_api.load import dump_job, job_from_document
 from opd_api.names import PROGRESS_KEY
 from opd_api.spec import OPDJob
 from opd_runtime.errors import AttemptLost
 from opd_runtime.orchestrate import cluster
-from opd_runtime.orchestrate.cluster import held, train_attempt
+from opd_runtime.orchestrate.cluster import _kept, held, train_attempt
 from opd_runtime.orchestrate.loop import kl_coef
 from opd_runtime.orchestrate.record import RunState
 from opd_runtime.orchestrate.resolve import Places, resolve
@@ -175,7 +175,7 @@ def mailbox(api):
 def test_an_attempt_that_has_ended_is_not_begun_again(mailbox, api, places, phase, want):
     """As when a head comes back and its job is submitted once more."""
     api.data[PROGRESS_KEY] = report(2, phase)
-    assert train_attempt(make_job(), places, attempt=2, mailbox=mailbox) is want
+    assert train_attempt(make_job(), Path("unread"), places, attempt=2, mailbox=mailbox) is want
     assert api.documents == [] and not places.run_dir.exists()
 
 
@@ -194,14 +194,14 @@ def test_an_attempt_that_has_ended_is_not_begun_again(mailbox, api, places, phas
 def test_a_driver_whose_turn_is_over_ends_without_a_word(mailbox, api, places, left, words):
     api.data[PROGRESS_KEY] = left
     with pytest.raises(AttemptLost, match=words):
-        train_attempt(make_job(), places, attempt=2, mailbox=mailbox)
+        train_attempt(make_job(), Path("unread"), places, attempt=2, mailbox=mailbox)
     assert api.data[PROGRESS_KEY] == left
 
 
 def test_a_stop_that_was_asked_for_before_the_start_is_obeyed(mailbox, api, places):
     api.ask_to_stop(attempt=2)
     with pytest.raises(BaseException) as ended:
-        train_attempt(make_job(), places, attempt=2, mailbox=mailbox)
+        train_attempt(make_job(), Path("unread"), places, attempt=2, mailbox=mailbox)
     assert ended.typename == "CancelledError"
     assert [document.phase for document in api.documents][-1] == "Stopped"
 
@@ -209,7 +209,17 @@ def test_a_stop_that_was_asked_for_before_the_start_is_obeyed(mailbox, api, plac
 def test_what_is_wrong_with_the_job_is_in_the_mailbox(mailbox, api, places):
     job = make_job(data={"prompts": [{"uri": "file:///nowhere/prompts.jsonl"}]})
     with pytest.raises(InvalidJob):
-        train_attempt(job, places, attempt=2, mailbox=mailbox)
+        train_attempt(job, Path("unread"), places, attempt=2, mailbox=mailbox)
     error = api.documents[-1].error
     assert (error.actor, error.path) == ("User", "spec.data.prompts[0].uri")
     assert json.loads(api.data[PROGRESS_KEY])["phase"] == "Failed"
+
+
+def test_how_many_checkpoints_stay_is_read_anew(tmp_path):
+    """The ConfigMap's file changes while the job trains; what cannot be read changes nothing."""
+    job, file = make_job(checkpoint={"claimName": "runs", "keep": 2}), tmp_path / "opdjob.yaml"
+    assert _kept(file, job) == 2
+    file.write_text(dump_job(make_job(checkpoint={"claimName": "runs", "keep": 5})))
+    assert _kept(file, job) == 5
+    file.write_text("of: a newer version")
+    assert _kept(file, job) == 2

@@ -63,7 +63,8 @@ class Played:
             "evaluator": SimpleNamespace(student=self.does("evaluate")),
             "reporter": SimpleNamespace(step=lambda record: None, checkpoint=lambda *_: None, note=self.notes.append),
         }
-        return Run(cfg=cfg, scorer=None, state=RunState(kl_coef=1.0), stop=self.stop, **parts)
+        state = RunState(kl_coef=1.0)
+        return Run(cfg=cfg, scorer=None, state=state, stop=self.stop, keep=lambda: 2, **parts)
 
 
 def collected(failures: tuple[str, ...]) -> Collected:

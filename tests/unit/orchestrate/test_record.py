@@ -31,6 +31,7 @@ def sample(reward: float | None, *, finish: Finish = Finish.STOP, failure: str =
         prompt=prompt,
         group=0,
         response_ids=[4, 5],
+        loss_mask=[True, True],
         raw_reward=reward,
         reward=reward or 0.0,
         finish=finish,
@@ -70,8 +71,8 @@ def test_rewards_are_means_over_valid_samples() -> None:
     assert metrics["reward/raw"] == 0.5
     assert metrics["rollout/failed"] == 1
     assert metrics["rollout/dropped_prompts"] == 4
-    assert metrics["tokens/response"] == 6
-    assert metrics["tokens/truncated_share"] == pytest.approx(1 / 3)
+    assert metrics["tokens/response"] == 4, "of the samples that train"
+    assert metrics["tokens/truncated_share"] == 0.5
 
 
 def test_without_a_verifier_there_is_no_reward_to_report() -> None:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import pytest
 
 from opd_runtime.errors import TeacherUnavailable
+from opd_runtime.orchestrate import teacher_servers
 from opd_runtime.orchestrate.teacher_servers import REVIVALS, TeacherServers
 
 
@@ -54,3 +55,36 @@ async def test_servers_that_die_of_the_probe_end_the_run():
     with pytest.raises(TeacherUnavailable, match="died before they were proven"):
         await servers.revive([0])
     assert servers.did.count(0) == REVIVALS
+
+
+class Endpoint(TeacherServers):
+    """Somebody else's server. `looks`: whether it answers, look by look; then the watch ends."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: bool) -> None:
+        self.urls, self.servers = ["http://teacher"], None
+        self.looks, self.did = list(looks), list[object]()
+        monkeypatch.setattr(teacher_servers, "WATCH_SECONDS", 0.0)
+        monkeypatch.setattr(teacher_servers, "answers", self.answers)
+
+    async def answers(self, url: str, *, known: bool) -> bool:
+        if not self.looks:
+            raise asyncio.CancelledError
+        return self.looks.pop(0)
+
+    async def prove(self, student_logprobs: Sequence[float] | None = None) -> None:
+        self.did.append("proven")
+
+    async def watched(self) -> list[object]:
+        with pytest.raises(asyncio.CancelledError):
+            await self.watch(lambda note: None, lambda ready: self.did.append(("ready", ready)))
+        return self.did
+
+
+async def test_an_endpoint_that_comes_back_is_proven_again(monkeypatch):
+    """It may serve another model now."""
+    did = await Endpoint(monkeypatch, True, False, False, True, True).watched()
+    assert did == [("ready", 0), "proven", ("ready", 1)]
+
+
+async def test_an_endpoint_that_stays_is_not_asked_again(monkeypatch):
+    assert await Endpoint(monkeypatch, True, True).watched() == []

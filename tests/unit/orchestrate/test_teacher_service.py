@@ -16,7 +16,7 @@ from aiohttp import web
 
 from opd_runtime.config import SGLangTeacher
 from opd_runtime.errors import TeacherUnavailable
-from opd_runtime.orchestrate import teacher_service
+from opd_runtime.orchestrate import teacher_servers, teacher_service
 from opd_runtime.orchestrate.teacher_service import TeacherService
 
 STUDENT = Path(__file__).parents[3] / "examples" / "arithmetic" / "models" / "student"
@@ -188,8 +188,8 @@ async def test_a_known_server_stays_while_the_name_cannot_be_resolved(service):
 
 async def test_a_pod_that_vanished_without_a_word_is_dropped_and_a_busy_one_stays(service, monkeypatch):
     """A full backlog, like a pod that is gone, takes no connection; one that is never read is a busy server's."""
-    monkeypatch.setattr(teacher_service, "CONNECT_TIMEOUT_SECONDS", 0.3)
-    monkeypatch.setattr(teacher_service, "LOOK_TIMEOUT_SECONDS", 0.6)
+    monkeypatch.setattr(teacher_servers, "CONNECT_TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(teacher_servers, "LOOK_TIMEOUT_SECONDS", 0.6)
     with socket.socket() as vanished, socket.socket() as busy, socket.socket() as filler:
         vanished.bind(("127.0.4.1", service.port))
         vanished.listen(0)

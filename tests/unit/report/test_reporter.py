@@ -100,6 +100,18 @@ def test_resumed_run_continues_as_if_never_interrupted(open_reporter, make_recor
     assert got == want
 
 
+def test_failed_scores_of_earlier_attempts_count(open_reporter, make_record):
+    with open_reporter() as first:
+        first.start()
+        for step in range(1, 4):
+            first.step(make_record(step, **{"teacher/failed": 2.0}))
+    with open_reporter() as resumed:
+        resumed.start(completed_steps=2)
+        resumed.step(make_record(3, **{"teacher/failed": 1.0}))
+        (teacher,) = resumed.progress.teachers
+    assert teacher.failed_scores == 5
+
+
 def test_number_that_is_not_finite_stays_out_of_progress_and_trend(open_reporter, make_record, written):
     with open_reporter() as reporter:
         reporter.start()

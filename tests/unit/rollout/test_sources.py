@@ -176,6 +176,13 @@ def test_a_checkpoint_that_is_none_is_refused_and_never_guessed(tmp_path, tracke
         resolve_checkpoint(make_checkpoint(tmp_path / "ckpt", tracker, "iter_0000004"), {}, tmp_path)
 
 
+def test_a_step_that_was_not_saved_is_refused(tmp_path):
+    uri = make_checkpoint(tmp_path / "ckpt", "8", "iter_0000004", "iter_0000008")
+    assert resolve_checkpoint(uri, {}, tmp_path, step=4) == tmp_path / "ckpt"
+    with pytest.raises(UserError, match="has no iter_0000006; it has iter_0000004, iter_0000008"):
+        resolve_checkpoint(uri, {}, tmp_path, step=6)
+
+
 def test_a_hugging_face_folder_counts_as_a_checkpoint(model, tmp_path):
     assert resolve_checkpoint(f"file://{model}", {}, tmp_path) == model
 

@@ -50,8 +50,8 @@ def running(*conditions, job=JOB, **fields):
                     status=recorded(1, ADMITTED, make_condition("Suspended", reason="Suspended")), config=make_config()
                 )
             ),
-            None,
-            id="a resumed job begins anew",
+            ("False", "Attempt 2 waits for quota."),
+            id="so does a resumed job",
         ),
     ],
 )
