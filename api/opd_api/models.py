@@ -132,8 +132,7 @@ class Rollout(Contract):
     function: Hook = ""
     """Own generate function, a dotted path: `async def generate(args, prompt, engine, **kw) -> Sample`."""
     filter: Hook = ""
-    """Own filter of a prompt's samples, a dotted path: `def keep(args, samples, **kw) -> bool`. Samples
-    are scored once enough of them have passed."""
+    """Own filter of a prompt's samples, a dotted path: `def keep(args, samples, **kw) -> bool`; scoring waits."""
 
 
 class TeacherSGLang(Pods):

@@ -200,4 +200,4 @@ def test_a_request_taken_back_leaves_the_runtimes_progress(
     apply(namespace, [build.mailbox(job, REQUEST)])
     assert namespace.get(*mailbox)["data"].keys() == {"progress.json", "request.json"}
     apply(namespace, [build.mailbox(job, None)])
-    assert namespace.get(*mailbox)["data"].keys() == {"progress.json"}
+    assert namespace.get(*mailbox)["data"] == {"progress.json": "{}", "request.json": ""}

@@ -15,7 +15,7 @@ from ..errors import Problem
 from ..spec import OPDJob
 from .learning import LEARNING_RULES
 from .pods import check_pods
-from .rule import Rule
+from .rule import Rule, field_value
 from .running import RUNNING_RULES
 from .shapes import MODEL_RULES
 
@@ -39,15 +39,6 @@ def check_static(job: OPDJob, *, unreadable: Collection[str] = ()) -> list[Probl
 def check_models(job: OPDJob, models: Mapping[str, ModelSummary]) -> list[Problem]:
     """Problems the models show; `models` by role: "student", a teacher's name, "reference"; others are not judged."""
     return [problem for rule in MODEL_RULES for problem in rule(job, models)]
-
-
-def field_value(node: BaseModel, field: str) -> Any:
-    """The value at a dotted path in the contract's spelling; "" is the node itself."""
-    value: Any = node
-    for name in filter(None, field.split(".")):
-        attribute = next(a for a, info in type(value).model_fields.items() if (info.alias or a) == name)
-        value = getattr(value, attribute)
-    return value
 
 
 def _nodes(job: OPDJob, where: str) -> Iterator[tuple[str, Any]]:
@@ -74,6 +65,8 @@ def _join(path: str, field: str) -> str:
 
 def _shown(node: BaseModel, field: str) -> str:
     value = field_value(node, field)
+    if isinstance(value, tuple | dict | BaseModel):  # too long for a line; the name stands for it
+        return field.rpartition(".")[2]
     if isinstance(value, float):
         return f"{value:g}"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,7 +1,7 @@
 """Rules of the document alone about learning: OPD term, estimator, reference, reward, evaluation, optimizer."""
 
-from ..spec import Spec
-from .rule import Rule, not_available
+from ..spec import Algorithm, Spec
+from .rule import Rule, ignored_unless, not_available
 from .running import has_task_reward
 
 _FULL = "set support: SampledToken, the same gradient in the mean"
@@ -95,6 +95,31 @@ DISTILLATION_RULES: list[Rule] = [
     ),
 ]
 
+
+def _only_with_critic(name: str) -> Rule:
+    return ignored_unless(
+        lambda algorithm: algorithm.advantage_estimator == "PPO",
+        "self.advantageEstimator == 'PPO'",
+        untouched=Algorithm(),
+        node="spec.algorithm",
+        field=f"critic.{name}",
+        why="only advantageEstimator: PPO has a critic",
+        hint=f"drop {name}",
+    )
+
+
+def _only_with_reference(name: str) -> Rule:
+    return ignored_unless(
+        lambda algorithm: algorithm.reference.reward_kl_coef > 0 or algorithm.reference.loss_kl_coef > 0,
+        "self.reference.rewardKLCoef > 0.0 || self.reference.lossKLCoef > 0.0",
+        untouched=Algorithm(),
+        node="spec.algorithm",
+        field=f"reference.{name}",
+        why="rewardKLCoef and lossKLCoef are 0, so there is no reference",
+        hint=f"set rewardKLCoef or lossKLCoef, or drop {name}",
+    )
+
+
 ALGORITHM_RULES: list[Rule] = [
     *not_available(
         "spec.algorithm",
@@ -119,6 +144,7 @@ ALGORITHM_RULES: list[Rule] = [
         message="goes with advantageEstimator: PPO, and PPO needs it",
         hint="with PPO set critic.model (the student's model will do), with other estimators drop it",
     ),
+    *map(_only_with_critic, ("lr", "gamma", "lambda", "valueClip", "warmupSteps")),
     Rule(
         node="spec.algorithm",
         field="reference.lossKLCoef",
@@ -135,14 +161,7 @@ ALGORITHM_RULES: list[Rule] = [
         message="K1 in the loss pulls nowhere: its gradient is 0 in the mean",
         hint="set estimator: LowVar, or rewardKLCoef in place of lossKLCoef",
     ),
-    Rule(
-        node="spec.algorithm",
-        field="reference.model",
-        holds=lambda a: a.reference.model == "" or a.reference.reward_kl_coef > 0 or a.reference.loss_kl_coef > 0,
-        cel="self.reference.model == '' || self.reference.rewardKLCoef > 0.0 || self.reference.lossKLCoef > 0.0",
-        message="{value} would be loaded and never used: both coefficients are 0",
-        hint="set rewardKLCoef or lossKLCoef, or drop the model",
-    ),
+    *map(_only_with_reference, ("model", "updateEverySteps")),
 ]
 
 REWARD_RULES: list[Rule] = [

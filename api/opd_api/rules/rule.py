@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+from pydantic import BaseModel
+
 _MACROS = {"all", "exists", "exists_one", "matches", "endsWith"}
 
 
@@ -44,6 +46,15 @@ def _field_of(chain: str) -> str:
     return ".".join(name for name in names if name not in _MACROS)
 
 
+def field_value(node: BaseModel, field: str) -> Any:
+    """The value at a dotted path in the contract's spelling; "" is the node itself."""
+    value: Any = node
+    for name in filter(None, field.split(".")):
+        attribute = next(a for a, info in type(value).model_fields.items() if (info.alias or a) == name)
+        value = getattr(value, attribute)
+    return value
+
+
 def not_available(node: str, field: str, attribute: str, values: tuple[str, ...], hint: str) -> list[Rule]:
     """Values of an enum that are in the contract and not built yet: refused by name, never ignored."""
 
@@ -58,3 +69,33 @@ def not_available(node: str, field: str, attribute: str, values: tuple[str, ...]
         )
 
     return [refuse(value) for value in values]
+
+
+def ignored_unless(
+    read: Callable[[Any], bool], read_cel: str, *, untouched: BaseModel, node: str, field: str, why: str, hint: str
+) -> Rule:
+    """A setting that is read only where `read` (in CEL: `read_cel`) holds; elsewhere it must be as in `untouched`."""
+    default = field_value(untouched, field)
+    return Rule(
+        node=node,
+        field=field,
+        holds=lambda model: read(model) or field_value(model, field) == default,
+        cel=f"{read_cel} || {_is_cel(field, default)}",
+        message=f"{{value}} would be ignored: {why}",
+        hint=hint,
+    )
+
+
+def _is_cel(field: str, default: Any) -> str:
+    """In CEL: the field is what it is when nobody sets it."""
+    if isinstance(default, BaseModel):
+        names = [info.alias or name for name, info in type(default).model_fields.items()]
+        parts = [_is_cel(f"{field}.{name}", field_value(default, name)) for name in names]
+        return f"({' && '.join(parts)})"
+    if default is None:
+        return f"!has(self.{field})"
+    if isinstance(default, tuple):
+        return f"size(self.{field}) == 0"
+    if isinstance(default, dict):  # dyn: to CEL's type checker a podTemplate is an object without fields, no map
+        return f"size(dyn(self.{field})) == 0"
+    return f"self.{field} == {default!r}"

@@ -5,7 +5,7 @@ import re
 from ..models import Student, Teacher
 from ..names import JOB_NAME_LENGTH, RESERVED_TEACHER_NAMES
 from ..spec import Spec
-from .rule import Rule, not_available
+from .rule import Rule, ignored_unless, not_available
 
 _WORLD = "{0}.trainers.replicas * {0}.trainers.gpusPerReplica"
 _MODEL_PARALLEL = "({0}.parallelism.tensor * {0}.parallelism.pipeline * {0}.parallelism.context)"
@@ -17,6 +17,8 @@ _NEEDS_PLAIN_SAMPLING = (
     "{value} does not fit a teacher with mode: SGLang. The server scores the plain distribution at temperature 1, "
     "so reverse KL would be biased"
 )
+_SERVER = ("replicas", "gpusPerReplica", "memoryFraction", "args", "resources", "podTemplate")
+_UNTOUCHED = Teacher(mode="SGLang")
 
 
 def has_task_reward(spec: Spec) -> bool:
@@ -43,22 +45,31 @@ def _compares_groups(spec: Spec) -> bool:
     return has_task_reward(spec) and spec.algorithm.advantage_estimator in ("GRPO", "GSPO", "CISPO")
 
 
-def _deploys_nothing(teacher: Teacher) -> bool:
-    return teacher.mode == "SGLang" and teacher.sglang.endpoint != ""
-
-
-def _unless(mode: str, field: str, attribute: str, default: int | str, hint: str) -> Rule:
-    """A setting of the other mode: it would be ignored, so it is refused."""
-    group, name = attribute.split(".")
-    other = "Megatron" if mode == "SGLang" else "SGLang"
-    shown = f"'{default}'" if isinstance(default, str) else default
-    return Rule(
+def _only_in(mode: str, field: str) -> Rule:
+    """A setting of one mode, in a teacher of the other."""
+    name = field.rpartition(".")[2]
+    return ignored_unless(
+        lambda teacher: teacher.mode == mode,
+        f"self.mode == '{mode}'",
+        untouched=_UNTOUCHED,
         node="spec.teachers[]",
         field=field,
-        holds=lambda teacher: teacher.mode == mode or getattr(getattr(teacher, group), name) == default,
-        cel=f"self.mode == '{mode}' || self.{field} == {shown}",
-        message=f"{{value}} belongs to mode: {mode}, and this teacher has mode: {other}",
-        hint=hint,
+        why=f"this teacher has mode: {'Megatron' if mode == 'SGLang' else 'SGLang'}",
+        hint=f"drop {name}, or set mode: {mode}",
+    )
+
+
+def _only_deployed(field: str) -> Rule:
+    """A setting of a server that we start, beside the endpoint of one that runs."""
+    name = field.rpartition(".")[2]
+    return ignored_unless(
+        lambda teacher: teacher.mode != "SGLang" or teacher.sglang.endpoint == "",
+        "self.mode != 'SGLang' || self.sglang.endpoint == ''",
+        untouched=_UNTOUCHED,
+        node="spec.teachers[]",
+        field=field,
+        why="sglang.endpoint is used as it is, nothing is deployed",
+        hint=f"drop {name}, or drop endpoint and give model",
     )
 
 
@@ -210,10 +221,10 @@ TEACHER_RULES: list[Rule] = [
     Rule(
         node="spec",
         field="data.teacherKey",
-        holds=lambda spec: len(spec.teachers) <= 1 or spec.data.teacher_key != "",
-        cel="size(self.teachers) <= 1 || self.data.teacherKey != ''",
-        message="is empty, so nothing says which of the teachers scores a record",
-        hint="set teacherKey to the field of a record that holds its teacher's name",
+        holds=lambda spec: (len(spec.teachers) > 1) == (spec.data.teacher_key != ""),
+        cel="(size(self.teachers) > 1) == (self.data.teacherKey != '')",
+        message="goes with several teachers, and several teachers need it: it says which of them scores a record",
+        hint="with one teacher drop it, with several set teacherKey to the field that holds a record's teacher",
     ),
     Rule(
         node="spec.teachers[]",
@@ -255,40 +266,13 @@ TEACHER_RULES: list[Rule] = [
         message="{value} picks a step of megatron.load, which is empty",
         hint="set megatron.load to the checkpoint folder, or drop checkpointStep",
     ),
-    _unless("Megatron", "megatron.load", "megatron.load", "", "drop megatron.load, or set mode: Megatron"),
-    _unless(
-        "Megatron", "megatron.placement", "megatron.placement", "Offloaded", "drop placement, or set mode: Megatron"
-    ),
-    _unless("SGLang", "sglang.endpoint", "sglang.endpoint", "", "drop sglang.endpoint, or set mode: SGLang"),
-    _unless("SGLang", "sglang.apiKeySecret", "sglang.api_key_secret", "", "drop apiKeySecret, or set mode: SGLang"),
-    _unless("SGLang", "sglang.replicas", "sglang.replicas", 1, "drop replicas, or set mode: SGLang"),
-    _unless(
-        "SGLang", "sglang.gpusPerReplica", "sglang.gpus_per_replica", 1, "drop gpusPerReplica, or set mode: SGLang"
-    ),
-    Rule(
-        node="spec.teachers[]",
-        field="sglang.args",
-        holds=lambda teacher: teacher.mode == "SGLang" or not teacher.sglang.args,
-        cel="self.mode == 'SGLang' || size(self.sglang.args) == 0",
-        message="are arguments of mode: SGLang, and this teacher has mode: Megatron",
-        hint="drop sglang.args, or set mode: SGLang",
-    ),
-    Rule(
-        node="spec.teachers[]",
-        field="sglang.replicas",
-        holds=lambda teacher: not _deploys_nothing(teacher) or teacher.sglang.replicas == 1,
-        cel="self.mode != 'SGLang' || self.sglang.endpoint == '' || self.sglang.replicas == 1",
-        message="{value} replicas cannot be had: sglang.endpoint is used as it is, nothing is deployed",
-        hint="drop replicas, or drop endpoint and give model",
-    ),
-    Rule(
-        node="spec.teachers[]",
-        field="sglang.args",
-        holds=lambda teacher: not _deploys_nothing(teacher) or not teacher.sglang.args,
-        cel="self.mode != 'SGLang' || self.sglang.endpoint == '' || size(self.sglang.args) == 0",
-        message="cannot be passed on: sglang.endpoint is used as it is, nothing is started",
-        hint="drop args, or drop endpoint and give model",
-    ),
+    _only_in("Megatron", "megatron.load"),
+    _only_in("Megatron", "megatron.placement"),
+    _only_in("SGLang", "sglang.endpoint"),
+    _only_in("SGLang", "sglang.apiKeySecret"),
+    _only_in("SGLang", "sglang.startupTimeoutSeconds"),
+    *(_only_in("SGLang", f"sglang.{name}") for name in _SERVER),
+    *(_only_deployed(f"sglang.{name}") for name in _SERVER),
 ]
 
 SCHEDULING_RULES: list[Rule] = not_available(
