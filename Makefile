@@ -1,4 +1,5 @@
-# Few verbs. `make demo` needs only Python 3, make and git, `make test` Go too: what else they need is installed or built.
+# Few verbs. `make demo` needs only Python 3, make and git, `make test` Go too: what else they need is installed or built,
+# but for the system's packages where we are not root (requirements/system.sh names them).
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
@@ -20,6 +21,7 @@ help: ## this list
 setup: $(VENV)/.ready ## the pinned environment in .venv (Python 3.12)
 
 $(VENV)/.ready: requirements/requirements.lock $(SGLANG) pyproject.toml .python-version
+	@requirements/system.sh $(UV)
 	@command -v $(UV) >/dev/null || { python3 -m venv .cache/uv && .cache/uv/bin/pip install -q uv; }
 	@test -x $(BIN)/python || $(UV) venv -q $(VENV)
 	@echo "setup: installing the pinned environment into $(VENV) (about 6 GB the first time)"

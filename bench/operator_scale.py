@@ -37,11 +37,14 @@ def main() -> None:
 
 def measure(size: int) -> list[Row]:
     deadline = 120 + size * 2.0
-    log = Path(tempfile.mkdtemp(prefix="opd-bench-")) / "operator.log"
     with (
+        tempfile.TemporaryDirectory(prefix="opd-bench-") as folder,
         world() as cluster,
         OperatorProcess(
-            cluster.cluster.kubeconfig, log, operator_namespace=NAMESPACE, namespaces=[NAMESPACE]
+            cluster.cluster.kubeconfig,
+            Path(folder) / "operator.log",
+            operator_namespace=NAMESPACE,
+            namespaces=[NAMESPACE],
         ) as operator,
     ):
         cluster.apply(size)

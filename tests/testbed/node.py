@@ -27,17 +27,26 @@ PROJECT = Path(__file__).parents[2]
 EXAMPLES = Path("/opt/opd/examples")
 NAME, ADDRESS, POD_ADDRESSES = "node", "10.78.0.1", "10.77.0.0/24"
 SANDBOX_IMAGE = "testbed.local/sandbox:1"
-PACKAGES = (
-    *("containerd", "runc", "containernetworking-plugins", "iptables", "nftables", "conntrack", "socat"),
-    *("busybox-static", "iproute2", "procps"),
-)
-"""Of Debian and Ubuntu; the rest is built."""
-INSTALL = ("apt-get", "install", "--yes", "-qq", "--no-install-recommends", *PACKAGES)
-PROGRAMS = ("containerd", "ctr", "runc", "nft", "socat", "ip")
-"""A sample of what those packages bring."""
+BUSYBOX = Path("/bin/busybox")
+PACKAGES = {
+    "containerd": ("containerd", "ctr"),
+    "runc": ("runc",),
+    "containernetworking-plugins": ("/usr/lib/cni/bridge",),
+    "iptables": ("iptables",),
+    "nftables": ("nft",),
+    "conntrack": ("conntrack",),
+    "socat": ("socat",),
+    "busybox-static": (str(BUSYBOX),),
+    "iproute2": ("ip",),
+    "procps": ("sysctl",),
+}
+"""Of Debian and Ubuntu, each with what a node uses of it: programs on PATH, or files. The rest is built."""
+# What others have installed stays: Docker's containerd.io, which is as good, would have to go for Debian's containerd.
+INSTALL = ("apt-get", "install", "--yes", "-q", "--no-install-recommends", "--no-remove")
 VOLUMES = 24
 """That claims can have, 1 GiB each by name; one more of class `small` is full after 512 KiB."""
-CNI_PLUGIN, BUSYBOX = Path("/usr/lib/cni/bridge"), Path("/bin/busybox")
+SAID_LINES = 12
+"""Of apt when it refuses: what it would have to remove comes before its error."""
 SYSTEM_FOLDERS = ("/usr", "/etc/ssl", "/etc/alternatives")
 NAMESPACES = ("--mount", "--mount-proc", "--net", "--uts")
 
@@ -180,10 +189,9 @@ def check_machine() -> None:
         raise ClusterUnavailable("a node takes root: its kubelet mounts volumes and its pods need networks")
     if PROJECT.is_relative_to("/tmp"):
         raise ClusterUnavailable(f"pods have a /tmp of their own, which hides {PROJECT}\nhint: clone elsewhere")
-    files = [str(path) for path in (CNI_PLUGIN, BUSYBOX) if not path.exists()]
-    missing = [name for name in PROGRAMS if shutil.which(name) is None] + files
-    if missing:
-        raise ClusterUnavailable(f"not on this machine: {', '.join(missing)}\nhint: {' '.join(INSTALL)}")
+    if missing := _missing():
+        names = ", ".join(name for wanted in missing.values() for name in wanted)
+        raise ClusterUnavailable(f"not on this machine: {names}\nhint: {' '.join([*INSTALL, *missing])}")
     tried = subprocess.run(["unshare", *NAMESPACES, "--pid", "--fork", "true"], capture_output=True, text=True)
     if tried.returncode != 0:
         raise ClusterUnavailable(f"this machine lets nobody make a node's namespaces: {tried.stderr.strip()}")
@@ -192,13 +200,30 @@ def check_machine() -> None:
 def install_packages() -> None:
     """Where that takes no question; else says what is missing and why that is no error."""
     try:
-        if os.geteuid() == 0 and shutil.which("apt-get") and any(shutil.which(name) is None for name in PROGRAMS):
-            print("testbed: node                    installing", *PACKAGES, flush=True)
-            subprocess.run(["apt-get", "update", "-qq"], check=False)
-            subprocess.run(INSTALL, check=False, stdout=subprocess.DEVNULL)
+        if os.geteuid() == 0 and shutil.which("apt-get") and (missing := _missing()):
+            _install(list(missing))
         check_machine()
     except ClusterUnavailable as error:
         print(f"testbed: no pod can run here, and tests of pods are skipped: {error}")
+
+
+def _missing() -> dict[str, list[str]]:
+    """What of each package is not on this machine; packages of which all is there are left out."""
+    lost = {package: [name for name in wanted if shutil.which(name) is None] for package, wanted in PACKAGES.items()}
+    return {package: names for package, names in lost.items() if names}
+
+
+def _install(packages: Sequence[str]) -> None:
+    """Raises ClusterUnavailable with apt's reason."""
+    print("testbed: node                    installing", *packages, flush=True)
+    quiet = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    subprocess.run(["apt-get", "update", "-qq"], check=False, env=quiet)
+    done = subprocess.run(
+        [*INSTALL, *packages], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False, env=quiet
+    )
+    if done.returncode != 0:
+        why = "\n".join(done.stdout.splitlines()[-SAID_LINES:])
+        raise ClusterUnavailable(f"apt-get does not install {', '.join(packages)}:\n{why}")
 
 
 def _archive(images: Mapping[str, Image]) -> bytes:

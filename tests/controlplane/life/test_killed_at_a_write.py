@@ -4,7 +4,6 @@ Every life has a namespace and an operator of its own; many run side by side. Re
 order of two writes to different children is not fixed, so a number names a moment, not a kind of object.
 """
 
-import contextlib
 import json
 import threading
 from collections import defaultdict
@@ -21,6 +20,7 @@ from mortal_operator import Moment, MortalOperator
 from operator_process import OperatorProcess
 from played_job import PlayedJob, small_job, until
 
+from opd_api import names
 from opd_operator.settings import Settings
 
 SIDE_BY_SIDE = 10
@@ -29,40 +29,89 @@ SAMPLE = (1, 4, 9, 15, 21, 27)
 """Writes at which CI kills the operator; `make test-full` takes every one."""
 TRIES = 5
 """News that comes together or apart makes a status write more or less: a life without the write is lived again."""
+RAYJOBS_PATH = "/apis/ray.io/v1/rayjobs"
+RAYJOBS = {names.rayjob(small_job()["metadata"]["name"], attempt) for attempt in (1, 2, 3)}
+"""Of a whole life."""
 TIMES = {"lastTransitionTime", "attemptStartTime", "startTime", "completionTime", "lastReportTime"}
 
 
 class SeenRayJobs:
     """Every RayJob there ever was, by namespace and name: its UIDs, and whether two were alive at once."""
 
-    def __init__(self, cluster: Cluster) -> None:
-        self.uids: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self.alive: dict[str, set[str]] = defaultdict(set)
-        self.together: list[str] = []
-        self._cluster = cluster
-        threading.Thread(target=self._watch, daemon=True).start()
+    def __init__(self, http: httpx.Client) -> None:
+        self._uids: dict[tuple[str, str], set[str]] = defaultdict(set)
+        self._alive: dict[str, set[str]] = defaultdict(set)
+        self._together: list[str] = []
+        self._http = http
+        self._version = ""
+        """Of what was seen last; "" when the API server has forgotten it."""
+        self._ended = threading.Event()
+        threading.Thread(target=self._look_on, daemon=True).start()
+
+    def end(self) -> None:
+        self._ended.set()
+
+    def problems(self, namespace: str) -> list[str]:
+        """After a whole life there. Raises AssertionError when its RayJobs were not seen."""
+        until(lambda: self._of(namespace).keys() >= RAYJOBS, f"{sorted(RAYJOBS)} seen in {namespace}", SECONDS)
+        until(lambda: not self._alive[namespace], f"all RayJobs seen to go in {namespace}", SECONDS)
+        made = [
+            f"RayJob {name} was made {len(uids)} times" for name, uids in self._of(namespace).items() if len(uids) > 1
+        ]
+        return made + [both for both in self._together if both.startswith(f"{namespace}:")]
+
+    def _of(self, namespace: str) -> dict[str, set[str]]:
+        return {name: uids for (where, name), uids in self._uids.copy().items() if where == namespace}
+
+    def _look_on(self) -> None:
+        """Whatever ends a connection; every watch goes on where the one before it has ended."""
+        while not self._ended.is_set():
+            try:
+                if not self._version:
+                    self._list()
+                self._watch()
+            except httpx.HTTPStatusError:
+                self._version = ""
+            except httpx.TransportError:
+                pass
+            self._ended.wait(0.1)
+
+    def _list(self) -> None:
+        found = self._http.get(RAYJOBS_PATH).raise_for_status().json()
+        self._alive.clear()
+        for rayjob in found["items"]:
+            self._note(rayjob["metadata"])
+        self._version = found["metadata"]["resourceVersion"]
 
     def _watch(self) -> None:
-        """The API server keeps the history of the last minutes: a watch from version 0 misses none after it began."""
-        stopped = contextlib.suppress(httpx.TransportError)  # with the cluster
-        with stopped, self._cluster.http.stream("GET", "/apis/ray.io/v1/rayjobs?watch=1", timeout=None) as answer:
+        query = {"watch": "1", "resourceVersion": self._version}
+        with self._http.stream("GET", RAYJOBS_PATH, params=query, timeout=None) as answer:
+            answer.raise_for_status()
             for line in answer.iter_lines():
                 event = json.loads(line)
-                metadata = event["object"]["metadata"]
-                namespace, name = metadata["namespace"], metadata["name"]
-                self.uids[namespace, name].add(metadata["uid"])
-                alive = self.alive[namespace]
-                if event["type"] == "DELETED":
-                    alive.discard(name)
-                    continue
-                alive.add(name)
-                if len(alive) > 1:
-                    self.together.append(f"{namespace}: {sorted(alive)}")
+                if event["type"] == "ERROR":
+                    self._version = ""
+                    return
+                self._note(event["object"]["metadata"], gone=event["type"] == "DELETED")
+                self._version = event["object"]["metadata"]["resourceVersion"]
+
+    def _note(self, metadata: dict[str, Any], *, gone: bool = False) -> None:
+        namespace, name = metadata["namespace"], metadata["name"]
+        self._uids[namespace, name].add(metadata["uid"])
+        alive = self._alive[namespace]
+        if gone:
+            alive.discard(name)
+            return
+        alive.add(name)
+        if len(alive) > 1:
+            self._together.append(f"{namespace}: {sorted(alive)}")
 
 
 @pytest.fixture(scope="module")
 def seen(cluster: Cluster) -> Iterator[SeenRayJobs]:
-    yield SeenRayJobs(cluster)
+    seen = SeenRayJobs(cluster.http)
+    yield seen
+    seen.end()
 
 
 def live(job: PlayedJob) -> dict[str, Any]:
@@ -134,12 +183,11 @@ class Lives:
         """What is wrong, and whether the operator came to the write."""
         try:
             ended, operator = self._live(namespace, dies_at, moment)
+            found = self.seen.problems(namespace)
         except AssertionError as error:
             return f"{namespace}: {error}", True
-        found = [] if ended == self.expected else [f"ends as {ended} and not as {self.expected}"]
-        made = {name: uids for (where, name), uids in self.seen.uids.items() if where == namespace}
-        found += [f"RayJob {name} was made {len(uids)} times" for name, uids in made.items() if len(uids) > 1]
-        found += [both for both in self.seen.together if both.startswith(f"{namespace}:")]
+        if ended != self.expected:
+            found.append(f"ends as {ended} and not as {self.expected}")
         return f"{namespace}: {'; '.join(found)}" if found else "", operator.died.is_set()
 
     def _live(self, namespace: str, dies_at: int, moment: Moment) -> tuple[dict[str, Any], MortalOperator]:
@@ -209,4 +257,4 @@ def test_an_operator_killed_by_the_kernel_again_and_again_leaves_no_trace(lives:
             kill_when(lambda: job.status().get("attempt") == 2, "attempt 2")
             kill_when(lambda: job.condition("Suspended").get("status") == "Unknown", "a suspension")
             assert lived.result() == lives.expected
-    assert [uids for (where, _), uids in lives.seen.uids.items() if where == namespace and len(uids) > 1] == []
+    assert lives.seen.problems(namespace) == []

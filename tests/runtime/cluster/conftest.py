@@ -66,6 +66,8 @@ class JobCluster:
     api: ApiServer
     environment: dict[str, str]
     service_account: Path
+    ray_pid: int
+    """Of the process above all of Ray's."""
     processes: list[Process] = field(default_factory=list)
 
     @property
@@ -129,10 +131,10 @@ class JobCluster:
         return found
 
     def actor(self, kind: str) -> psutil.Process:
-        """The process of the one actor of that kind in this Ray, told by the token from those of others."""
-        token = self.environment["RAY_AUTH_TOKEN"]
-        named = [p for p in psutil.process_iter(["cmdline"]) if f"ray::{kind}" in " ".join(p.info["cmdline"] or ())]
-        [found] = [process for process in named if process.environ().get("RAY_AUTH_TOKEN") == token]
+        """The process of the one actor of that kind in this Ray; others have theirs on the same machine."""
+        family = {each.pid for each in psutil.Process(self.ray_pid).children(recursive=True)}
+        ours = [each for each in psutil.process_iter(["cmdline"]) if each.pid in family]
+        [found] = [each for each in ours if f"ray::{kind}" in " ".join(each.info["cmdline"] or ())]
         return found
 
     def ray(self, code: str) -> Any:
@@ -153,14 +155,15 @@ def free_ports(count: int) -> list[int]:
 
 
 @pytest.fixture(scope="module")
-def ray_cluster() -> Iterator[tuple[str, dict[str, str]]]:
-    """A head with the resources of both worker groups, and a token. Its address, and the environment of its pods."""
+def ray_cluster() -> Iterator[tuple[str, dict[str, str], int]]:
+    """A head with the resources of both worker groups, and a token: address, environment of its pods, process id."""
     folder = tempfile.mkdtemp(prefix="ray-", dir="/tmp")  # short: sockets lie in it
     environment = os.environ | {
         "RAY_AUTH_MODE": "token",
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_worker_niceness": "0",
+        "TMPDIR": folder,  # a server that is killed with its guardian leaves its scratch folder
         "OMP_NUM_THREADS": "1",
         "HF_HUB_OFFLINE": "1",
     }
@@ -177,30 +180,32 @@ def ray_cluster() -> Iterator[tuple[str, dict[str, str]]]:
             stderr=subprocess.STDOUT,
             start_new_session=True,
         )
-    start = Path(folder, "start.log")
-    deadline = time.monotonic() + DEADLINE_SECONDS
-    while "Ray runtime started" not in start.read_text():
-        assert head.poll() is None and time.monotonic() < deadline, start.read_text()
-        time.sleep(0.1)
-    yield f"127.0.0.1:{port}", environment
-    family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
-    head.terminate()
-    head.wait()
-    for process in family:
-        if process.is_running():
-            process.kill()
-    shutil.rmtree(folder)
+    try:
+        start = Path(folder, "start.log")
+        deadline = time.monotonic() + DEADLINE_SECONDS
+        while "Ray runtime started" not in start.read_text():
+            assert head.poll() is None and time.monotonic() < deadline, start.read_text()
+            time.sleep(0.1)
+        yield f"127.0.0.1:{port}", environment, head.pid
+    finally:
+        family = psutil.Process(head.pid).children(recursive=True) if head.poll() is None else []
+        head.terminate()
+        head.wait()
+        for process in family:
+            if process.is_running():
+                process.kill()
+        shutil.rmtree(folder, ignore_errors=True)  # who outlives a guardian removes its part at the same time
 
 
 @pytest.fixture
-def cluster(ray_cluster: tuple[str, dict[str, str]], tmp_path: Path) -> Iterator[JobCluster]:
-    address, environment = ray_cluster
+def cluster(ray_cluster: tuple[str, dict[str, str], int], tmp_path: Path) -> Iterator[JobCluster]:
+    address, environment, ray_pid = ray_cluster
     claims = tmp_path / "volumes" / "opd-examples"
     for part in ("models", "prompts"):
         shutil.copytree(ARITHMETIC / part, claims / "arithmetic" / part)
     (tmp_path / "volumes" / "checkpoints").mkdir()
     with api_server(tmp_path, NAMESPACE, NAME) as api:
-        found = JobCluster(tmp_path, api, {}, api.service_account)
+        found = JobCluster(tmp_path, api, {}, api.service_account, ray_pid)
         found.announce()
         found.environment = environment | {
             "RAY_ADDRESS": address,

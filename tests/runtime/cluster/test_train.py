@@ -4,6 +4,7 @@ One node, so that weights and checkpoints travel between pods is not shown; nor 
 """
 
 import json
+import secrets
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -17,8 +18,10 @@ from opd_api.load import load_job_file
 
 from .conftest import KEY, NAMESPACE, JobCluster, Process
 
+# Drawn, as two sessions may test on one machine: a teacher's port is always the same.
+NETWORK = f"127.{1 + secrets.randbelow(254)}.{secrets.randbelow(256)}"
+TEACHER, NEXT_TEACHER = f"{NETWORK}.7", f"{NETWORK}.8"
 QUICK = {"evaluation": {"everySteps": 0}, "tracking": {"tensorboard": False}}
-TEACHER = "127.0.3.7"
 ALIVE = """
 from ray.util import placement_group_table
 groups = [g["state"] for g in placement_group_table().values() if g["state"] != "REMOVED"]
@@ -115,10 +118,11 @@ def test_training_survives_a_teacher_pod_that_is_replaced(cluster: JobCluster) -
     cluster.announce()
     cluster.wait_for(lambda: not reports[-1].teachers[0].ready, "loss of the teacher", driver)
     step = reports[-1].step
-    start_teacher(cluster, "127.0.3.8")
+    start_teacher(cluster, NEXT_TEACHER)
     cluster.wait_for(lambda: reports[-1].step >= step + 3, "steps with the new teacher", driver)
     assert reports[-1].teachers[0].ready
-    assert "127.0.3.7:30000 is gone" in driver.output() and "127.0.3.8:30000 is ready" in driver.output()
+    said = driver.output()
+    assert f"{TEACHER}:30000 is gone" in said and f"{NEXT_TEACHER}:30000 is ready" in said
     cluster.api.ask_to_stop(attempt=1)
     assert driver.exit_code() == 3, driver.output()
 
@@ -130,10 +134,7 @@ def test_a_lost_trainer_is_nobodys_fault_and_the_next_attempt_goes_on(cluster: J
     driver = cluster.train(1, job)
     reports = cluster.api.documents
     cluster.wait_for(lambda: reports and reports[-1].checkpoint, "a checkpoint", driver)
-    [trainer] = [
-        p for p in psutil.process_iter(["cmdline"]) if "ray::TrainerActor" in " ".join(p.info["cmdline"] or ())
-    ]
-    trainer.kill()
+    cluster.actor("TrainerActor").kill()
     assert driver.exit_code() == 1, driver.output()
     assert (reports[-1].phase, reports[-1].error.actor, reports[-1].error.reason) == (
         "Failed",

@@ -1,6 +1,7 @@
 #!/bin/bash
 # prepare.sh FOLDER ADDRESS CGROUP: first program of a node's network, mount and UTS namespaces. What it changes, they
-# alone see; but for a cgroup, which stays as long as the cluster does.
+# alone see; but for a cgroup, which stays as long as the cluster does, and the controllers of cgroup v2, which stay on:
+# another node may use them.
 set -euo pipefail
 folder=$1 address=$2 cgroup=$3
 
@@ -34,6 +35,11 @@ mount --bind "$folder/resolv.conf" "$resolv"
 
 # The kubelet wants the parent of its cgroups to be there, and sets these for the whole machine.
 if [ -e /sys/fs/cgroup/cgroup.controllers ]; then
+  # It also wants every controller there, and a cgroup has those that its parent hands on. Not all can be: a container's
+  # own processes, for one, keep most of them back.
+  for controller in $(</sys/fs/cgroup/cgroup.controllers); do
+    echo "+$controller" >/sys/fs/cgroup/cgroup.subtree_control || true
+  done
   mkdir -p "/sys/fs/cgroup/$cgroup"
 else
   for hierarchy in /sys/fs/cgroup/*/; do

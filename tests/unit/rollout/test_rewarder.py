@@ -130,28 +130,36 @@ def test_a_custom_reward_that_fails_masks_its_sample_alone(make_sample, hook, na
     assert (sample.raw_reward, sample.reward) == (None, 0.0)
 
 
-def judged(function, samples, *, timeout_seconds: float) -> None:
+def judged(function, samples, *, timeout_seconds: float, clock=time.monotonic) -> None:
     rewarder = Rewarder(CustomVerifier(function, None, timeout_seconds=timeout_seconds), weight=1.0)
-    asyncio.run(rewarder.reward_all(samples))
+    loop = asyncio.new_event_loop()
+    loop.time = clock
+    asyncio.run(rewarder.reward_all(samples), loop_factory=lambda: loop)
 
 
 def test_a_plain_functions_clock_starts_with_its_thread(make_sample, monkeypatch):
+    """Each call puts the clock forward instead of taking its time."""
     monkeypatch.setattr(custom_verifier, "THREADS", 1)
-    samples = [make_sample("42") for _ in range(4)]
-    judged(lambda args, sample: time.sleep(0.2) or 1.0, samples, timeout_seconds=0.5)
+    samples, ended = [make_sample("42") for _ in range(4)], []
+
+    def takes_40_seconds(args, sample):
+        ended.append(sample)
+        return 1.0
+
+    judged(takes_40_seconds, samples, timeout_seconds=60, clock=lambda: time.monotonic() + 40 * len(ended))
     assert [(sample.raw_reward, sample.failure) for sample in samples] == [(1.0, "")] * 4
 
 
 def test_plain_functions_that_hang_hold_nobody_up(make_sample, monkeypatch):
     monkeypatch.setattr(custom_verifier, "THREADS", 2)
     released = threading.Event()
-    samples = [make_sample(response) for response in ("hangs", "hangs", "hangs", "fine", "fine")]
+    samples = [make_sample(response) for response in ("hangs", "hangs", "fine", "fine")]
     try:
-        judged(lambda args, sample: sample.response == "fine" or released.wait(), samples, timeout_seconds=0.1)
+        judged(lambda args, sample: sample.response == "fine" or released.wait(), samples, timeout_seconds=2)
     finally:
         released.set()
-    assert [sample.failure for sample in samples] == ["reward: no answer within 0.1 s"] * 3 + [""] * 2
-    assert [sample.raw_reward for sample in samples[3:]] == [1.0, 1.0]
+    assert [sample.failure for sample in samples] == ["reward: no answer within 2 s"] * 2 + [""] * 2
+    assert [sample.raw_reward for sample in samples[2:]] == [1.0, 1.0]
 
 
 def test_a_process_ends_though_a_plain_function_hangs():
