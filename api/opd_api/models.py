@@ -78,7 +78,7 @@ class Student(Contract):
     model: ModelURI
     """Hugging Face folder: architecture, tokenizer and first weights."""
     load: CheckpointURI = ""
-    """Megatron checkpoint to start from instead of the model's weights."""
+    """Checkpoint to start from instead of the model's weights: Megatron's, or a Hugging Face folder."""
     precision: Literal["Auto", "BF16", "FP32"] = "Auto"
     """Precision of weights and engines. Auto: BF16 on CUDA, FP32 on CPU. Main parameters are FP32 always."""
     parallelism: Parallelism = Parallelism()
@@ -158,7 +158,7 @@ class TeacherMegatron(Contract):
     """A teacher in the trainer process."""
 
     load: CheckpointURI = ""
-    """Megatron checkpoint of the teacher; empty: the weights of `model`."""
+    """Checkpoint of the teacher, Megatron's or a Hugging Face folder; empty: the weights of `model`."""
     checkpoint_step: NonNegative | None = None
     """Step of `load` to take; null: what its tracker file says."""
     placement: Literal["Offloaded", "Resident"] = "Offloaded"

@@ -108,7 +108,7 @@ class Checkpoint(Contract):
     every_steps: Positive = 20
     """Steps between checkpoints."""
     keep: Positive = 2
-    """Newest checkpoints that are kept; a change is obeyed by the next save."""
+    """Newest checkpoints that are kept; in a cluster the next save obeys a change."""
     export_hugging_face: bool = True
     """Write the student as a Hugging Face folder at the end."""
 

@@ -78,6 +78,8 @@ class Remote:
     """With the commit that was found, so that all nodes read the same."""
     path: Path
     cache_dir: Path
+    step: int | None = None
+    """Of a checkpoint, where another than the newest is wanted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

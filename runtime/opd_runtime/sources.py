@@ -67,7 +67,9 @@ def resolve_checkpoint(uri: str, volumes: Mapping[str, Path], cache_dir: Path, *
 def _find_step(folder: Path, step: int) -> None:
     if not (folder / f"iter_{step:07d}").is_dir():
         there = ", ".join(sorted(each.name for each in folder.glob("iter_*"))) or "no iterations"
-        raise UserError(f"{folder} has no iter_{step:07d}; it has {there}", hint="name a step that was saved")
+        raise UserError(
+            f"{folder} has no iter_{step:07d}; it has {there}", hint="set checkpointStep to a step that was saved"
+        )
 
 
 def resolve_prompts(uri: str, volumes: Mapping[str, Path], cache_dir: Path) -> str:
@@ -91,14 +93,14 @@ def pinned(uri: str, folder: Path) -> str:
     return f"hf://{parsed.place}@{folder.name}" if parsed.scheme is Scheme.HF_MODEL else uri
 
 
-def fetch_here(uri: str, path: Path, cache_dir: Path) -> None:
+def fetch_here(uri: str, path: Path, cache_dir: Path, step: int | None = None) -> None:
     """Brings what another machine has at `path` to the same place here, unless it is there. One process at a time."""
     if path.is_dir() and not ((path / "config.json").exists() and missing_model_files(path)):
         return
     cache_dir.mkdir(parents=True, exist_ok=True)
     with open(cache_dir / ".fetching", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        found = resolve_checkpoint(uri, {}, cache_dir)
+        found = resolve_checkpoint(uri, {}, cache_dir, step=step)
     assert found == path, f"{uri} is at {found} here, elsewhere at {path}"
 
 

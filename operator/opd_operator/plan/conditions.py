@@ -94,7 +94,9 @@ def _quota(book: _Book, situation: Situation, course: Course) -> None:
     """Only of a job that was seen waiting: a queue's name does not tell that anybody minds it. What has waited once
     waits again with its next attempt."""
     kind, rayjob = ConditionType.QUOTA_RESERVED, situation.rayjob
-    if course.attempt != situation.attempt and kind in book.known:
+    if course.stage is Stage.RESUMING and situation.job is not None and not situation.job.spec.scheduling.queue_name:
+        book.known.pop(kind, None)  # it may have left its queue while it was suspended
+    elif course.attempt != situation.attempt and kind in book.known:
         book.set(kind, "False", Reason.QUEUED, f"Attempt {course.attempt} waits for quota.")
     elif rayjob is not None and rayjob.suspended and course.stage is Stage.QUEUED:
         book.set(kind, "False", Reason.QUEUED, f"RayJob {rayjob.name} waits for quota.")
@@ -191,7 +193,10 @@ def teacher_state(situation: Situation, course: Course) -> tuple[str, Verdict]:
         return "False", Verdict(reason=Reason.TEACHER_STARTING, message=f"Waiting for teachers ({'; '.join(waits)}).")
     if report is not None and report.teachers and all(teacher.ready for teacher in report.teachers):
         return "True", Verdict(reason=Reason.PROBED, message="Its log-probs passed the probe.")
-    return "False", Verdict(reason=Reason.TEACHER_STARTING, message="Its servers are up, and not probed yet.")
+    endpoints = [teacher.sglang.endpoint for teacher in job.spec.teachers if teacher.sglang.endpoint]
+    waits_for = f"Waiting for {', '.join(endpoints)} to answer and pass the probe."
+    message = waits_for if endpoints else "Its servers are up, and not probed yet."
+    return "False", Verdict(reason=Reason.TEACHER_STARTING, message=message)
 
 
 # ---------------------------------------------------------------- cluster and training

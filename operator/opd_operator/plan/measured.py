@@ -125,8 +125,10 @@ def _teacher(situation: Situation, course: Course, job: OPDJob, teacher: Teacher
         "ready_replicas": _replicas(situation, teacher, said)[0],
     }
     if said is not None:
+        starts = situation.report is not None and situation.report.phase == "Starting"
         facts |= {
-            "failed_scores": said.failed_scores,
+            # A driver that starts has not read yet what the attempts before it counted.
+            "failed_scores": known.failed_scores if known and starts else said.failed_scores,
             "score_latency_p95_milliseconds": said.score_latency_p95_milliseconds,
             "reverse_kl": said.reverse_kl,
         }

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from opd_api.documents import ModelSummary
@@ -36,18 +37,13 @@ def places_of(job: OPDJob) -> list[Place]:
     ]
     for i, teacher in enumerate(spec.teachers):
         places.append(Place(path=f"spec.teachers[{i}].model", uri=teacher.model, find=resolve_model, role=teacher.name))
-        load, step = teacher.megatron.load, teacher.megatron.checkpoint_step
-        field, find = ("load", resolve_checkpoint) if step is None else ("checkpointStep", _of_step(step))
-        places.append(Place(path=f"spec.teachers[{i}].megatron.{field}", uri=load, find=find))
+        find = partial(resolve_checkpoint, step=teacher.megatron.checkpoint_step)
+        places.append(Place(path=f"spec.teachers[{i}].megatron.load", uri=teacher.megatron.load, find=find))
     for field, sources in (("data", spec.data.prompts), ("evaluation", spec.evaluation.prompts)):
         for i, source in enumerate(sources):
             places.append(Place(path=f"spec.{field}.prompts[{i}].uri", uri=source.uri, find=resolve_prompts))
     places.append(Place(path="spec.algorithm.reference.model", uri=reference, find=resolve_model, role="reference"))
     return [place for place in places if place.uri]
-
-
-def _of_step(step: int) -> Find:
-    return lambda uri, volumes, cache: resolve_checkpoint(uri, volumes, cache, step=step)
 
 
 def each[T](places: Iterable[Place], do: Callable[[Place], T]) -> list[T]:

@@ -34,6 +34,7 @@ from ..errors import CheckpointIncomplete, UserError
 from .adam_state import own_what_was_loaded, prime_adam
 from .convert import HFWeights, load_hf
 from .gathered_state import gathered_state
+from .model import read_hf_config
 
 TRACKER = "latest_checkpointed_iteration.txt"
 DRIVER_STATE = "driver_state.json"
@@ -157,9 +158,30 @@ def _newest(root: Path) -> tuple[int, Path, dict[str, Any]] | None:
     return (*found[-1], read_driver_state(found[-1][1])) if found else None
 
 
+_SHAPE = (
+    "model_type",
+    "hidden_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "intermediate_size",
+    "vocab_size",
+    "tie_word_embeddings",
+)
+"""A deeper model would be cut, and nobody would notice."""
+
+
 def load_weights(root: Path, model, hf, step: int | None = None) -> None:
     """Weights alone, from a Hugging Face folder or a Megatron checkpoint. Raises UserError."""
     if step is None and (root / "config.json").is_file():
+        own = read_hf_config(root)
+        if different := [name for name in _SHAPE if getattr(own, name, None) != getattr(hf, name, None)]:
+            raise UserError(
+                f"is of another model: {different[0]} is {getattr(own, different[0], None)}, "
+                f"not {getattr(hf, different[0], None)}",
+                path=str(root),
+                hint="load weights of the model's own architecture and size",
+            )
         load_hf(model, hf, HFWeights(root))
     else:
         load_model_weights(root, model, step)

@@ -46,7 +46,7 @@ class TrainerActor:
         os.environ.update(TORCHELASTIC_USE_AGENT_STORE="True", TORCHELASTIC_RESTART_COUNT="0")
         os.environ.update(MASTER_ADDR=host, MASTER_PORT=str(port))
         for remote in cfg.remotes:
-            fetch_here(remote.uri, remote.path, remote.cache_dir)
+            fetch_here(remote.uri, remote.path, remote.cache_dir, remote.step)
         from ..megatron.trainer import Trainer
 
         self.trainer = Trainer(cfg)
@@ -150,7 +150,7 @@ class ServerActor:
     def start(self) -> None:
         """Returns once the model is here; `ready` waits. A server that is already there is stopped first."""
         if self.remote is not None:
-            fetch_here(self.remote.uri, self.remote.path, self.remote.cache_dir)
+            fetch_here(self.remote.uri, self.remote.path, self.remote.cache_dir, self.remote.step)
         self.server.stop()
         self.server.start()
 

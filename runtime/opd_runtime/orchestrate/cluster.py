@@ -55,7 +55,7 @@ def train_attempt(job: OPDJob, file: Path, places: Places, *, attempt: int, mail
         inputs = read_inputs(resolve(job, places, attempt=attempt))
         reporter.phase("joining Ray")
         with joined_ray():
-            return asyncio.run(_attempt(inputs, partial(_kept, file, job), reporter, mailbox, started))
+            return asyncio.run(_attempt(inputs, _kept(file, job), reporter, mailbox, started))
 
 
 def _begun_before(mailbox: Mailbox, attempt: int) -> bool | None:
@@ -72,12 +72,17 @@ def _begun_before(mailbox: Mailbox, attempt: int) -> bool | None:
     return report.phase == "Succeeded"
 
 
-def _kept(file: Path, job: OPDJob) -> int:
-    """`checkpoint.keep` as it is now. A document that this version cannot read changes nothing."""
-    try:
-        return load_job_file(file).spec.checkpoint.keep
-    except (InvalidJob, OSError):
-        return job.spec.checkpoint.keep
+def _kept(file: Path, job: OPDJob) -> Callable[[], int]:
+    """`checkpoint.keep` as it is now. A document that this version cannot read changes nothing: it is a newer one's."""
+    known = job.spec.checkpoint.keep
+
+    def ask() -> int:
+        nonlocal known
+        with contextlib.suppress(InvalidJob, OSError):
+            known = load_job_file(file).spec.checkpoint.keep
+        return known
+
+    return ask
 
 
 async def _attempt(

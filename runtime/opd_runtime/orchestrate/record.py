@@ -93,10 +93,11 @@ def response_tokens(samples: list[Sample]) -> int:
 
 def teacher_metrics(collected: Collected, stats: ScorerStats) -> dict[str, float]:
     """How an SGLang teacher did in one step."""
+    scored = sum(len(sample.response_ids) for sample in collected.samples if sample.teacher_logprobs is not None)
     return {
         "teacher/latency_p95": stats.latency_p95_seconds,
         "teacher/failed": float(collected.unscored),
-        "teacher/tokens_per_second": response_tokens(collected.samples) / max(collected.score_seconds, 1e-9),
+        "teacher/tokens_per_second": scored / max(collected.score_seconds, 1e-9),
         "teacher/hidden_share": collected.hidden_share,
     }
 

@@ -52,7 +52,7 @@ class _Finder:
         return self._folder(path, uri, find)
 
     def checkpoint(self, path: str, uri: str, step: int | None = None) -> Path | None:
-        return self._folder(path, uri, partial(resolve_checkpoint, step=step))
+        return self._folder(path, uri, partial(resolve_checkpoint, step=step), step)
 
     def prompts(self, path: str, sources: Sequence[PromptSourceSpec]) -> tuple[PromptSource, ...]:
         return tuple(
@@ -71,10 +71,10 @@ class _Finder:
         if self.unavailable:
             raise self.unavailable[0]
 
-    def _folder(self, path: str, uri: str, find: Callable[..., Path]) -> Path | None:
+    def _folder(self, path: str, uri: str, find: Callable[..., Path], step: int | None = None) -> Path | None:
         folder = self._found(path, uri, find) if uri else None
         if folder is not None and self.places.in_cluster and is_remote(uri):
-            remote = Remote(uri=pinned(uri, folder), path=folder, cache_dir=self.places.cache_dir)
+            remote = Remote(uri=pinned(uri, folder), path=folder, cache_dir=self.places.cache_dir, step=step)
             self.remotes.append(remote)
         return folder
 
@@ -177,11 +177,7 @@ def _teacher(job: OPDJob, finder: _Finder) -> SGLangTeacher | MegatronTeacher:
         name=spec.name,
         # Nothing found: a problem is noted and nobody will read this.
         model_path=finder.model("teachers[0].model", spec.model) or Path(),
-        load=finder.checkpoint(
-            "teachers[0].megatron." + ("load" if spec.megatron.checkpoint_step is None else "checkpointStep"),
-            spec.megatron.load,
-            spec.megatron.checkpoint_step,
-        ),
+        load=finder.checkpoint("teachers[0].megatron.load", spec.megatron.load, spec.megatron.checkpoint_step),
         checkpoint_step=spec.megatron.checkpoint_step,
         offloaded=spec.megatron.placement == "Offloaded",
     )

@@ -1,6 +1,7 @@
 """The SGLang teacher of a run: servers of its own, or somebody's endpoint; proven before it may teach."""
 
 import asyncio
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,13 +11,18 @@ import numpy as np
 from ..batch import Batch
 from ..config import SGLangTeacher, TrainConfig
 from ..errors import TeacherUnavailable
+from ..report.reporter import PROVEN_WRONG
 from ..rollout.teacher_questions import TeacherQuestions, teacher_questions
-from ..teacher.probe import probe_when_ready
+from ..teacher.probe import probe, probe_when_ready
 from ..teacher.scorer import TeacherScorer
 from .actors import ServerSpec
 from .placement import TEACHER_RESOURCE, Servers
 
 WATCH_SECONDS = 2.0
+MISSES = 3
+"""Looks in a row. A proxy that answers 502 once is no server that went away."""
+SCORE_DEADLINE_SECONDS = 600.0
+"""How long a sequence may keep failing, and longer where a server may take longer to come back."""
 LOOK_TIMEOUT_SECONDS = 5.0
 CONNECT_TIMEOUT_SECONDS = 2.0
 REVIVALS = 3
@@ -30,6 +36,8 @@ class TeacherServers:
         self.cfg, self.teacher = cfg, teacher
         self.questions: TeacherQuestions = teacher_questions(cfg.student_path)
         self.urls = [teacher.endpoint]
+        self._scorer: TeacherScorer | None = None
+        self._deadline_seconds = SCORE_DEADLINE_SECONDS
         self.servers = (
             None
             if teacher.endpoint
@@ -62,34 +70,45 @@ class TeacherServers:
         }
 
     def scorer(self) -> TeacherScorer:
-        return TeacherScorer(self.urls, vocab_size=self.questions.vocab_size, api_key=self.teacher.api_key)
+        self._scorer = TeacherScorer(
+            self.urls,
+            vocab_size=self.questions.vocab_size,
+            api_key=self.teacher.api_key,
+            deadline_seconds=self._deadline_seconds,
+        )
+        return self._scorer
 
     async def watch(self, note: Callable[[str], None], ready: Callable[[int], None]) -> None:
         """For ever: a server that died comes back on its port and is proven again; the scorer retries meanwhile.
-        Somebody else's that was away may serve another model when it is back: it is proven again too.
 
         `note` takes what happened, `ready` how many servers are proven and answer.
         """
-        there = True
+        misses = 0
         while True:
             await asyncio.sleep(WATCH_SECONDS)
-            if self.servers is None:
-                there = await self._look_at_endpoint(there, note, ready)
-            elif dead := await self.servers.dead():
-                await self._revive(self.servers, dead, note, ready)
+            if self.servers is not None:
+                if dead := await self.servers.dead():
+                    await self._revive(self.servers, dead, note, ready)
+                continue
+            [url] = self.urls
+            misses = 0 if await answers(url, known=True) else misses + 1
+            if misses == MISSES:
+                note(f"the teacher at {url} does not answer")
+                await self._comes_back(url, ready)
+                note(f"the teacher at {url} is back, and proven")
 
-    async def _look_at_endpoint(self, there: bool, note: Callable[[str], None], ready: Callable[[int], None]) -> bool:
-        """Whether it answers, `there` being whether it did."""
-        [url] = self.urls
-        is_there = await answers(url, known=there)
-        if there and not is_there:
-            note(f"the teacher at {url} does not answer")
-            ready(0)
-        if is_there and not there:
-            await self.prove()
-            note(f"the teacher at {url} is back, and proven")
-            ready(1)
-        return is_there
+    async def _comes_back(self, url: str, ready: Callable[[int], None]) -> None:
+        """Somebody else's server, which may serve another model then: nothing is asked before it is proven again."""
+        assert self._scorer is not None, "the watch begins with the training"
+        self._scorer.use([])
+        ready(0)
+        deadline = time.monotonic() + SCORE_DEADLINE_SECONDS
+        while not (report := await probe(url, **self.asked)).passed:
+            if report.reason in PROVEN_WRONG or time.monotonic() > deadline:
+                report.raise_if_failed()
+            await asyncio.sleep(WATCH_SECONDS)
+        self._scorer.use([url])
+        ready(1)
 
     async def _revive(
         self, servers: Servers, dead: Sequence[int], note: Callable[[str], None], ready: Callable[[int], None]

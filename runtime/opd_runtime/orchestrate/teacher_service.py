@@ -12,11 +12,7 @@ from urllib.parse import urlsplit
 from ..config import SGLangTeacher, TrainConfig
 from ..errors import TeacherUnavailable
 from ..teacher.probe import probe
-from ..teacher.scorer import TeacherScorer
-from .teacher_servers import WATCH_SECONDS, TeacherServers, answers
-
-SCORE_DEADLINE_SECONDS = 600.0
-"""How long a sequence may keep failing, and longer where a server may take longer to come back."""
+from .teacher_servers import SCORE_DEADLINE_SECONDS, WATCH_SECONDS, TeacherServers, answers
 
 
 class TeacherService(TeacherServers):
@@ -25,7 +21,7 @@ class TeacherService(TeacherServers):
     def __init__(self, cfg: TrainConfig, teacher: SGLangTeacher) -> None:
         super().__init__(cfg, teacher)
         self.urls = []
-        self._scorer: TeacherScorer | None = None
+        self._deadline_seconds = max(SCORE_DEADLINE_SECONDS, teacher.startup_timeout_seconds)
 
     async def start(self) -> None:
         """Until the first server is proven; others join while training goes on."""
@@ -38,15 +34,6 @@ class TeacherService(TeacherServers):
                     hint="its pods' logs say why; teachers[].sglang.startupTimeoutSeconds bounds the wait",
                 )
             await asyncio.sleep(WATCH_SECONDS)
-
-    def scorer(self) -> TeacherScorer:
-        self._scorer = TeacherScorer(
-            self.urls,
-            vocab_size=self.questions.vocab_size,
-            api_key=self.teacher.api_key,
-            deadline_seconds=max(SCORE_DEADLINE_SECONDS, self.teacher.startup_timeout_seconds),
-        )
-        return self._scorer
 
     async def watch(self, note: Callable[[str], None], ready: Callable[[int], None]) -> None:
         """For ever: servers that stop answering are asked no more, others are proven and join."""

@@ -105,8 +105,7 @@ class TeacherScorer:
         return results
 
     def use(self, endpoints: Sequence[str]) -> None:
-        """The replicas to ask from now on; what is on its way to others is waited for."""
-        assert endpoints, "a teacher has at least one endpoint"
+        """The replicas to ask from now on; what is on its way to others is waited for. With none all else waits."""
         known = {endpoint.url: endpoint for endpoint in self._endpoints}
         self._endpoints = [known.get(url.rstrip("/")) or _Endpoint(url.rstrip("/")) for url in endpoints]
         self._schedule_pump()

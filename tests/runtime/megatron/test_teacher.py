@@ -83,6 +83,16 @@ def test_weights_come_from_a_checkpoint(
     assert np.abs(newest - hf_logprobs(teacher, batch)).max() > 0.1
 
 
+def test_weights_come_from_a_hugging_face_folder(with_teacher, tiny_model, make_batch, hf_logprobs, logprobs_of):
+    """`model` says the shape alone here too, and both must be of one: a deeper folder would be cut to it."""
+    other, batch = tiny_model("qwen3", seed=8, **LARGER), make_batch(LENGTHS)
+    got = logprobs_of(with_teacher(load=other), batch, "teacher")
+    np.testing.assert_allclose(got, hf_logprobs(other, batch), atol=1e-5, rtol=0)
+    deeper = tiny_model("qwen3", seed=8, **LARGER | {"num_hidden_layers": 4})
+    with pytest.raises(UserError, match="is of another model: num_hidden_layers is 4, not 3"):
+        logprobs_of(with_teacher(load=deeper), batch, "teacher")
+
+
 def test_weights_come_from_a_release_checkpoint(
     with_teacher, teacher, make_batch, hf_logprobs, ranks, logprobs_of, tmp_path
 ):

@@ -2,12 +2,15 @@
 
 import asyncio
 from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from opd_runtime.errors import TeacherUnavailable
 from opd_runtime.orchestrate import teacher_servers
-from opd_runtime.orchestrate.teacher_servers import REVIVALS, TeacherServers
+from opd_runtime.orchestrate.teacher_servers import MISSES, REVIVALS, TeacherServers
+from opd_runtime.teacher.probe import Check, ProbeReport
 
 
 class Played(TeacherServers):
@@ -58,21 +61,28 @@ async def test_servers_that_die_of_the_probe_end_the_run():
 
 
 class Endpoint(TeacherServers):
-    """Somebody else's server. `looks`: whether it answers, look by look; then the watch ends."""
+    """Somebody's server. `looks`: whether it answers, look by look, then the watch ends. `reasons`: what each probe
+    finds wrong, "" for nothing."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *looks: bool) -> None:
+    asked: dict[str, Any] = {}  # noqa: RUF012
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, looks: Sequence[bool], reasons: Sequence[str] = ()) -> None:
         self.urls, self.servers = ["http://teacher"], None
-        self.looks, self.did = list(looks), list[object]()
+        self.looks, self.reasons, self.did = list(looks), list(reasons), list[object]()
+        self._scorer = SimpleNamespace(use=lambda urls: self.did.append(("asks", urls)))  # type: ignore[assignment]
         monkeypatch.setattr(teacher_servers, "WATCH_SECONDS", 0.0)
         monkeypatch.setattr(teacher_servers, "answers", self.answers)
+        monkeypatch.setattr(teacher_servers, "probe", self.probe)
 
     async def answers(self, url: str, *, known: bool) -> bool:
         if not self.looks:
             raise asyncio.CancelledError
         return self.looks.pop(0)
 
-    async def prove(self, student_logprobs: Sequence[float] | None = None) -> None:
-        self.did.append("proven")
+    async def probe(self, url: str, **_: Any) -> ProbeReport:
+        reason = self.reasons.pop(0)
+        check = Check(name="log-probs", passed=not reason, detail="as played", reason=reason or "LogprobsUnavailable")
+        return ProbeReport(endpoint=url, checks=(check,), latency_seconds=0.0, tokens_per_second=0.0, mean_logprob=-1.0)
 
     async def watched(self) -> list[object]:
         with pytest.raises(asyncio.CancelledError):
@@ -80,11 +90,20 @@ class Endpoint(TeacherServers):
         return self.did
 
 
-async def test_an_endpoint_that_comes_back_is_proven_again(monkeypatch):
-    """It may serve another model now."""
-    did = await Endpoint(monkeypatch, True, False, False, True, True).watched()
-    assert did == [("ready", 0), "proven", ("ready", 1)]
+GONE = [True, *[False] * MISSES]
 
 
-async def test_an_endpoint_that_stays_is_not_asked_again(monkeypatch):
-    assert await Endpoint(monkeypatch, True, True).watched() == []
+async def test_an_endpoint_that_comes_back_is_asked_nothing_before_it_is_proven_again(monkeypatch):
+    """It may serve another model now; one that starts, or is busy, is not the wrong one yet."""
+    did = await Endpoint(monkeypatch, [*GONE, True], ["TeacherStarting", "LogprobsUnavailable", ""]).watched()
+    assert did == [("asks", []), ("ready", 0), ("asks", ["http://teacher"]), ("ready", 1)]
+
+
+async def test_an_endpoint_that_comes_back_as_no_teacher_ends_the_run_by_name(monkeypatch):
+    with pytest.raises(TeacherUnavailable) as ended:
+        await Endpoint(monkeypatch, GONE, ["TokenizerMismatch"]).watch(lambda note: None, lambda ready: None)
+    assert ended.value.reason == "TokenizerMismatch"
+
+
+async def test_an_endpoint_that_stutters_is_left_alone(monkeypatch):
+    assert await Endpoint(monkeypatch, [True, *[False] * (MISSES - 1), True, False, True]).watched() == []

@@ -28,6 +28,12 @@ def running(*conditions, job=JOB, **fields):
     return settled(make_running(job, **{"status": attempt_status(1, *conditions)} | fields))
 
 
+def resumed(job):
+    """It was admitted once, suspended, and is to go on."""
+    status = recorded(1, ADMITTED, make_condition("Suspended", reason="Suspended"))
+    return settled(make_observed(job, status=status, config=make_config(job)))
+
+
 @pytest.mark.parametrize(
     ("observed", "want"),
     [
@@ -45,14 +51,11 @@ def running(*conditions, job=JOB, **fields):
         ),
         pytest.param(running(mailbox=LOST), None, id="and where nothing ever waited it does not"),
         pytest.param(
-            settled(
-                make_observed(
-                    status=recorded(1, ADMITTED, make_condition("Suspended", reason="Suspended")), config=make_config()
-                )
-            ),
+            resumed(make_job({"scheduling": {"queueName": "research"}})),
             ("False", "Attempt 2 waits for quota."),
             id="so does a resumed job",
         ),
+        pytest.param(resumed(make_job()), None, id="unless it has left its queue"),
     ],
 )
 def test_quota(observed, want):
