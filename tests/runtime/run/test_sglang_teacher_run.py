@@ -101,6 +101,7 @@ def test_the_exported_student_scores_the_same_in_sglang(resumed: tuple[OpdRun, s
 def test_nothing_is_left_in_the_folder_that_only_the_run_needed(resumed: tuple[OpdRun, str]) -> None:
     left = {path.name for path in resumed[0].run_dir.iterdir()}
     assert left - {"tensorboard"} == {
+        ".opd-run",
         "checkpoints",
         "export",
         "logs",
