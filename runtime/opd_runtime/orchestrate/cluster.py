@@ -17,16 +17,15 @@ from pathlib import Path
 import ray
 
 from opd_api.errors import InvalidJob
-from opd_api.load import dump_job, load_job_file
+from opd_api.load import load_job_file
 from opd_api.spec import OPDJob
 
 from ..concurrency import while_watching
 from ..errors import AttemptLost, EngineUnavailable
 from ..report.mailbox import Mailbox
-from ..report.progress import JOB_FILE
 from ..report.reporter import Reporter
 from .attempt import Inputs, read_inputs, run_attempt
-from .local import RUN_MARK
+from .local import mark
 from .resolve import Places, resolve
 
 HEARTBEAT_SECONDS = 30.0
@@ -49,8 +48,7 @@ def train_attempt(job: OPDJob, file: Path, places: Places, *, attempt: int, mail
     with held(places.run_dir), Reporter(places.run_dir, job, attempt=attempt, mailbox=mailbox) as reporter:
         if mailbox.stop_requested.is_set():
             raise asyncio.CancelledError
-        (places.run_dir / RUN_MARK).touch()
-        (places.run_dir / JOB_FILE).write_text(dump_job(job))
+        mark(places.run_dir, job)
         reporter.phase("reading models, prompts and settings")
         inputs = read_inputs(resolve(job, places, attempt=attempt))
         reporter.phase("joining Ray")

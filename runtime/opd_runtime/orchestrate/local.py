@@ -65,10 +65,15 @@ def run_folder(job: OPDJob, run_dir: Path, *, resume: bool, fresh: bool) -> Iter
         if fresh and used:
             shutil.rmtree(run_dir)
         (run_dir / "logs").mkdir(parents=True, exist_ok=True)
-        (run_dir / RUN_MARK).touch()
-        (run_dir / JOB_FILE).write_text(dump_job(job))
+        mark(run_dir, job)
         yield
         shutil.rmtree(run_dir / "sync", ignore_errors=True)
+
+
+def mark(run_dir: Path, job: OPDJob) -> None:
+    """From here on the folder is this job's run, and says so."""
+    (run_dir / RUN_MARK).touch()
+    (run_dir / JOB_FILE).write_text(dump_job(job))
 
 
 @contextlib.contextmanager

@@ -96,6 +96,7 @@ class TeacherServers:
                 note(f"the teacher at {url} does not answer")
                 await self._comes_back(url, ready)
                 note(f"the teacher at {url} is back, and proven")
+                misses = 0
 
     async def _comes_back(self, url: str, ready: Callable[[int], None]) -> None:
         """Somebody else's server, which may serve another model then: nothing is asked before it is proven again."""

@@ -99,6 +99,11 @@ async def test_an_endpoint_that_comes_back_is_asked_nothing_before_it_is_proven_
     assert did == [("asks", []), ("ready", 0), ("asks", ["http://teacher"]), ("ready", 1)]
 
 
+async def test_an_endpoint_that_goes_away_again_is_noticed_again(monkeypatch):
+    did = await Endpoint(monkeypatch, [*GONE, *GONE[1:]], ["", ""]).watched()
+    assert [each for each in did if each in (("ready", 0), ("ready", 1))] == 2 * [("ready", 0), ("ready", 1)]
+
+
 async def test_an_endpoint_that_comes_back_as_no_teacher_ends_the_run_by_name(monkeypatch):
     with pytest.raises(TeacherUnavailable) as ended:
         await Endpoint(monkeypatch, GONE, ["TokenizerMismatch"]).watch(lambda note: None, lambda ready: None)
