@@ -1,6 +1,7 @@
 """The testbed's node: pods run on it, and nothing of the machine is changed afterwards."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +9,8 @@ from pathlib import Path
 import psutil
 from cluster import Cluster
 from cluster_namespace import Namespace
+from helm import NAMESPACE, RELEASE, Helm
+from programs import locate
 from waiting import wait_until
 
 TESTBED = Path(__file__).parents[1] / "testbed"
@@ -70,3 +73,8 @@ def _machine() -> dict[str, object]:
         "cgroups": sorted(str(path) for glob in CGROUPS for path in Path("/sys/fs/cgroup").glob(glob)),
         "names": sorted(map(str, Path("/run/netns").glob("*"))),
     }
+
+
+def test_helm_test_passes_where_pods_run(cluster: Cluster, tmp_path: Path):
+    helm = Helm(locate("helm"), cluster.kubeconfig, tmp_path)
+    assert re.search(r"Phase:\s+Succeeded", helm("test", RELEASE, "--namespace", NAMESPACE, "--timeout", "120s"))

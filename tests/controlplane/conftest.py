@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 from cluster import Cluster
 from cluster_namespace import TEST_LABEL, Namespace, new_namespace
+from helm import Helm
 from operator_process import OperatorProcess
+from programs import locate
 from waiting import wait_until
 
 CRD = Path(__file__).parents[2] / "crds" / "opdjobs.opd.dev.yaml"
@@ -42,6 +44,12 @@ def kwok_cluster() -> Iterator[Cluster]:
     with Cluster("kwok", crds=[CRD]) as cluster:
         yield cluster
         assert_namespaces_go(cluster)
+
+
+@pytest.fixture(scope="module")
+def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
+    """Of whichever cluster the module has."""
+    return Helm(locate("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture

@@ -12,10 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from chart_release import Release
 from cluster import Cluster, KubectlFailed
-from helm import CHART, NAMESPACE, Helm, HelmFailed, Manifest, find
-from programs import locate
+from helm import CHART, NAMESPACE, RELEASE, Helm, HelmFailed, Manifest, find
+from kubernetes import config
+from played_job import PlayedJob, small_job, until
 
+from opd_api import names
 from opd_operator.options import settings_from
 from opd_operator.settings import Settings
 
@@ -101,11 +104,6 @@ def test_a_spread_of_ones_own_keeps_its_selector(helm: Helm):
     filled, kept = deployment["spec"]["template"]["spec"]["topologySpreadConstraints"]
     assert filled["labelSelector"] == deployment["spec"]["selector"]
     assert kept["labelSelector"] == mine
-
-
-@pytest.fixture(scope="module")
-def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    return Helm(locate("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
 
 
 @pytest.fixture(
@@ -284,6 +282,39 @@ def test_an_upgrade_leaves_live_jobs_alone_and_brings_the_new_crd(
     assert old_crd["spec"] != new_crd["spec"], "else this test shows nothing"
     helm("rollback", "opd-operator", "1", "--namespace", NAMESPACE)
     assert cluster.get("opdjob", "live", "-n", TEAMS[0])["status"] == before["status"]
+
+
+def test_a_job_that_trains_goes_on_over_an_upgrade_and_an_uninstall(
+    cluster: Cluster, helm: Helm, release: Callable[..., str], tmp_path: Path
+):
+    """The operator before and after it, as each chart starts it; KubeRay is real, and no pod runs."""
+    release({}, chart=OLDER)
+    cluster.kubectl("wait", "--for=condition=Established", "customresourcedefinition/opdjobs.opd.dev", "--timeout=30s")
+    here = Release(cluster, NAMESPACE, RELEASE, cluster.kubeconfig_for(NAMESPACE, RELEASE))
+    with config.new_client_from_config(str(cluster.kubeconfig)) as api:
+        job = PlayedJob(api, TEAMS[0], small_job())
+
+        def reports(step: int) -> dict[str, str]:
+            """The UIDs of its children once the step is in its status."""
+            job.report(1, "Training", step)
+            until(lambda: job.status().get("progress", {}).get("step") == step, f"step {step} in status")
+            return {name: each["metadata"]["uid"] for name, each in job.owned().items()}
+
+        with here.operator(tmp_path / "old.log") as old:
+            job.create()
+            job.models_pod_says()
+            job.wait_condition("ClusterReady", "False", "Unschedulable")  # a driver speaks from a head pod
+            before = reports(5)
+            old.stop()
+        assert {f"RayJob {names.rayjob(job.name, 1)}", f"Deployment {job.name}-teacher"} <= before.keys()
+        helm.upgrade({"replicas": 2})
+        with here.operator(tmp_path / "new.log"):
+            assert reports(6) == before
+        assert job.status()["attempt"] == 1 and not job.status().get("retries")
+        helm.uninstall()
+        assert job.owned().keys() == before.keys()
+        job.delete()
+        until(lambda: not job.status() and not job.owned(), "nothing holds them back", 60)
 
 
 def test_jobs_crd_and_seed_survive_an_uninstall_and_nothing_holds_a_job_back(

@@ -3,16 +3,21 @@
 What it decides is tested elsewhere; here it has to find its way back by itself.
 """
 
+import dataclasses
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
+from chart_release import Release, install_for_itself
 from cluster import Cluster
 from cluster_namespace import Namespace
+from helm import Helm
 from operator_process import OperatorProcess
 from played_job import read_models
+from tcp_line import TcpLine
 from waiting import wait_until
 
 SECONDS = 30.0
@@ -23,15 +28,18 @@ type Start = Callable[..., OperatorProcess]
 
 
 @pytest.fixture
-def start(cluster: Cluster, namespace: Namespace, tmp_path: Path) -> Iterator[Start]:
-    """Operators of the test's namespace alone; none outlives the test."""
+def release(cluster: Cluster, helm: Helm, namespace: Namespace) -> Release:
+    """The chart's, with no right outside the test's namespace."""
+    return install_for_itself(cluster, helm, namespace.name)
+
+
+@pytest.fixture
+def start(release: Release, tmp_path: Path) -> Iterator[Start]:
+    """Operators of the release; none outlives the test."""
     started: list[OperatorProcess] = []
 
-    def make(**options: Any) -> OperatorProcess:
-        log = tmp_path / f"operator-{len(started)}.log"
-        operator = OperatorProcess(
-            cluster.kubeconfig, log, operator_namespace=namespace.name, namespaces=[namespace.name], **options
-        )
+    def make() -> OperatorProcess:
+        operator = release.operator(tmp_path / f"operator-{len(started)}.log")
         started.append(operator)
         operator.start()
         return operator
@@ -173,6 +181,29 @@ def test_a_restart_of_the_api_server_shorter_than_the_lease_is_survived_with_wha
         SECONDS,
         "the models Job is made again",
     )
+
+
+def test_watches_that_the_network_cuts_are_taken_up_again(
+    cluster: Cluster, namespace: Namespace, release: Release, tmp_path: Path
+) -> None:
+    """The API server and everybody else go on meanwhile; the Lease outlasts it."""
+    make_job(namespace)
+    account = yaml.safe_load(release.account.read_text())
+    with TcpLine(cluster.http.base_url.host, cluster.http.base_url.port or 443) as line:
+        account["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{line.port}"
+        by_line = tmp_path / "by-line.kubeconfig"
+        by_line.write_text(yaml.safe_dump(account))
+        with dataclasses.replace(release, account=by_line).operator(tmp_path / "operator.log") as operator:
+            for name in ("first", "second", "third"):
+                namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+                line.cut()
+                namespace.kubectl("delete", "job", "demo-models", "--cascade=foreground")
+                make_job(namespace, name)
+                line.mend()
+                wait_accepted(namespace, name=name)
+            namespace.kubectl("wait", "--for=create", "job/demo-models", "--timeout=30s")
+            assert operator.leads()
+    assert namespace.get("lease", "opd-operator")["spec"]["leaseTransitions"] == 0
 
 
 def test_kuberay_that_goes_is_said_and_waited_for_by_old_operators_and_new(

@@ -72,11 +72,6 @@ class Account:
 
 
 @pytest.fixture(scope="module")
-def helm(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Helm:
-    return Helm(locate("helm"), cluster.kubeconfig, tmp_path_factory.mktemp("helm"))
-
-
-@pytest.fixture(scope="module")
 def namespaces(cluster: Cluster) -> Iterator[None]:
     for namespace in (WATCHED, UNWATCHED):
         cluster.kubectl("create", "namespace", namespace)

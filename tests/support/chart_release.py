@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import Cluster
-from helm import Helm
+from helm import RELEASE, Helm
 from operator_process import OperatorProcess
 
 
@@ -47,11 +47,22 @@ class Release:
                 raise AssertionError(f"nobody fills in {other}")
 
 
+def install(cluster: Cluster, helm: Helm, namespace: str, values: Mapping[str, Any]) -> Release:
+    """Into a namespace that is there, and goes with it; the CRD is the cluster's."""
+    name = values.get("fullnameOverride", RELEASE)
+    helm.install({"crds": {"install": False}, **values}, namespace=namespace)
+    return Release(cluster, namespace, name, cluster.kubeconfig_for(namespace, name))
+
+
+def install_for_itself(cluster: Cluster, helm: Helm, namespace: str) -> Release:
+    """As `install`, with no right outside its namespace."""
+    return install(cluster, helm, namespace, {"watchNamespaces": [namespace]})
+
+
 @contextlib.contextmanager
 def installed(cluster: Cluster, helm: Helm, namespace: str, values: Mapping[str, Any]) -> Iterator[Release]:
-    """In a namespace of its own, whose name everything of it has; the CRD is the cluster's."""
+    """In a namespace of its own, whose name everything of it has."""
     cluster.kubectl("create", "namespace", namespace)
-    helm.install({"crds": {"install": False}, "fullnameOverride": namespace, **values}, namespace=namespace)
-    yield Release(cluster, namespace, namespace, cluster.kubeconfig_for(namespace, namespace))
+    yield install(cluster, helm, namespace, {"fullnameOverride": namespace, **values})
     helm.uninstall(namespace=namespace)
     cluster.kubectl("delete", "namespace", namespace, "--wait=false")

@@ -7,7 +7,7 @@ is the operator, the Job controller and the garbage collector: those are real.
 import contextlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from kubernetes import client, config, dynamic
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
 
 from opd_api import names
+from opd_operator.objects import Kind
 
 type Object = dict[str, Any]
 
@@ -37,8 +38,7 @@ MODEL = {
     "eosTokenIds": [1],
 }
 MODELS = {"models": {"student": MODEL, "teacher": MODEL | {"numLayers": 3}}, "problems": []}
-
-
+CHILDREN = tuple(kind for kind in Kind if kind is not Kind.OPD_JOB)
 SGLANG = {"mode": "SGLang", "model": "pvc://models/teacher"}
 
 
@@ -132,6 +132,15 @@ class PlayedJob:
         selector = ",".join(f"opd.dev/{name}={value}" for name, value in {"job": self.name, **labels}.items())
         return self._of(kind, api_version).get(namespace=self.namespace, label_selector=selector).to_dict()["items"]
 
+    def owned(self, kinds: Iterable[Kind] = CHILDREN) -> dict[str, Object]:
+        """By kind and name, its children that nobody has deleted."""
+        found = [each for kind in kinds for each in self.children(kind.kind, kind.api_version)]
+        return {
+            f"{each['kind']} {each['metadata']['name']}": each
+            for each in found
+            if "deletionTimestamp" not in each["metadata"]
+        }
+
     def rayjobs(self) -> list[Object]:
         return self.children("RayJob", "ray.io/v1")
 
@@ -208,9 +217,11 @@ class PlayedJob:
         self._status("Pod", pod, {"phase": phase, "containerStatuses": [container], "conditions": [ready], **more})
 
     # ------------------------------------------------------------ the runtime
+    def mailbox(self) -> Object:
+        return self.get("ConfigMap", names.mailbox(self.name)) or {}
+
     def request(self) -> Object:
-        mailbox = self.get("ConfigMap", names.mailbox(self.name)) or {}
-        return json.loads((mailbox.get("data") or {}).get(names.REQUEST_KEY) or "{}")
+        return json.loads((self.mailbox().get("data") or {}).get(names.REQUEST_KEY) or "{}")
 
     def report(self, attempt: int, phase: str, step: int = 0, **fields: Any) -> None:
         """A progress document, as the driver sends it."""
@@ -228,10 +239,13 @@ class PlayedJob:
         )
 
     def report_raw(self, text: str) -> None:
+        self.patch_mailbox(data={names.PROGRESS_KEY: text})
+
+    def patch_mailbox(self, **parts: Any) -> None:
         self._of("ConfigMap", "v1").patch(
             name=names.mailbox(self.name),
             namespace=self.namespace,
-            body={"data": {names.PROGRESS_KEY: text}},
+            body=parts,
             content_type="application/merge-patch+json",
         )
 

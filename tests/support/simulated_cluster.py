@@ -52,6 +52,7 @@ class Cluster:
 
     rng: random.Random
     queue: bool = False
+    teacher_mode: str = "SGLang"
     now: datetime = NOW
     kuberay: bool = True
     steps: int = 60
@@ -84,7 +85,7 @@ class Cluster:
     def __post_init__(self) -> None:
         spec: dict[str, Any] = {"runPolicy": {"backoffLimit": 3, "startupDeadlineSeconds": 3600}}
         spec["scheduling"] = {"queueName": "research"} if self.queue else {}
-        self._first = job_from_document(document(spec))
+        self._first = job_from_document(document(spec, mode=self.teacher_mode))
 
     @property
     def job(self) -> OPDJob:

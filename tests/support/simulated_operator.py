@@ -101,6 +101,8 @@ class Operator:
 def check(observed: Observed, decision: Plan) -> None:
     """Whatever was observed, stale or not."""
     before, after = observed.status, decision.status
+    if observed.job is not None and observed.job.spec.teachers[0].mode == "Megatron":
+        assert "Deployment" not in {each["kind"] for each in decision.apply}
     if after.attempt != before.attempt:
         made = {each["kind"] for each in decision.apply}
         assert not made & {"RayJob", "Deployment", "Job"}, "an attempt was made in the pass that writes it down"

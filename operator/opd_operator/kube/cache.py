@@ -77,6 +77,8 @@ class Cache:
         self._changed, self._moved = changed, moved or changed
         self._jobs: dict[JobKey, JobRecord] = {}
         self._children: dict[JobKey, dict[tuple[Kind, str], ChildRecord]] = {}
+        self._filed: dict[tuple[Kind, str, str], JobKey] = {}
+        """Kind, namespace and name of every child: the job whose label it was last seen with."""
         self._marks: dict[tuple[Kind, str], int] = {}
         self._absent: set[Kind] = set()
         self._closed: dict[str, set[Kind]] = {}
@@ -228,11 +230,16 @@ class Cache:
         (self._moved if old is not None and old.course == record.course else self._changed)(key)
 
     def _put_child(self, kind: Kind, key: JobKey, body: Body, version: int) -> None:
-        children, name = self._children.setdefault(key, {}), body["metadata"]["name"]
-        old = children.get((kind, name))
+        name = body["metadata"]["name"]
+        filed = self._filed.get((kind, key.namespace, name), key)
+        old = self._children.get(filed, {}).get((kind, name))
         if old is not None and old.version >= version:
             return
-        facts = facts_of(kind, body)
+        if filed != key:  # another job's label: a trainer may change its own mailbox's
+            self._forget(kind, filed, name, version)
+            old = None
+        facts, children = facts_of(kind, body), self._children.setdefault(key, {})
+        self._filed[kind, key.namespace, name] = key
         children[kind, name] = ChildRecord(body["metadata"]["uid"], version, facts)
         if old is None or old.facts != facts:
             (self._moved if _is_step(kind, facts, new=old is None) else self._changed)(key)
@@ -248,7 +255,7 @@ class Cache:
         children = self._children.get(key, {})
         child = children.get((kind, name))
         if child is not None and (version is None or child.version <= version):
-            del children[kind, name]
+            del children[kind, name], self._filed[kind, key.namespace, name]
             if not children:
                 del self._children[key]
             self._changed(key)

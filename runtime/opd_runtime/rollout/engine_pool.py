@@ -31,7 +31,7 @@ class _Engine:
 
 @dataclass(slots=True, eq=False)
 class EnginePool:
-    """`run` from many tasks at once; at most `pieces_per_engine` are under way at each engine, the others wait."""
+    """`run` from many tasks at once; `pieces_per_engine` times the engines are under way at most, the others wait."""
 
     clients: Sequence[EngineClient]
     recover: Recover

@@ -14,24 +14,28 @@ from typing import Any
 
 import httpx
 import pytest
+from chart_release import Release, install_for_itself
 from cluster import Cluster
+from helm import Helm
 from kubernetes import client
 from mortal_operator import Moment, MortalOperator
-from operator_process import OperatorProcess
 from played_job import PlayedJob, small_job, until
 
 from opd_api import names
+from opd_operator.objects import Kind
 from opd_operator.settings import Settings
 
 SIDE_BY_SIDE = 10
 SECONDS = 120.0
-SAMPLE = (1, 4, 9, 15, 21, 27)
-"""Writes at which CI kills the operator; `make test-full` takes every one."""
+SAMPLE = (1, 4, 9, 15, 21)
+"""Writes at which CI kills the operator, and the last one; `make test-full` takes every one."""
 TRIES = 5
 """News that comes together or apart makes a status write more or less: a life without the write is lived again."""
 RAYJOBS_PATH = "/apis/ray.io/v1/rayjobs"
 RAYJOBS = {names.rayjob(small_job()["metadata"]["name"], attempt) for attempt in (1, 2, 3)}
 """Of a whole life."""
+RUNS = (Kind.RAY_JOB, Kind.DEPLOYMENT, Kind.JOB, Kind.POD)
+"""Children that are gone when a job has ended; the others stay as long as the OPDJob."""
 TIMES = {"lastTransitionTime", "attemptStartTime", "startTime", "completionTime", "lastReportTime"}
 
 
@@ -115,7 +119,10 @@ def seen(cluster: Cluster) -> Iterator[SeenRayJobs]:
 
 
 def live(job: PlayedJob) -> dict[str, Any]:
-    """A whole life: trained, lost, retried, suspended, resumed, done. What it ends as, without times."""
+    """A whole life: trained, lost, retried, suspended, resumed, done, and deleted by its time to live.
+
+    What it ended as, without times, and the children it had then.
+    """
     job.create()
     job.models_pod_says(seconds=SECONDS)
     reach(job, 1, 10)
@@ -131,8 +138,15 @@ def live(job: PlayedJob) -> dict[str, Any]:
     job.report(3, "Succeeded", 100)
     job.driver_ends(3)
     job.wait_phase("Succeeded", SECONDS)
-    until(lambda: left_over(job) == [], f"no child is left: {left_over(job)}", SECONDS)
-    return without_times(json.loads(json.dumps(job.status()).replace(job.namespace, "NAMESPACE")))
+    until(lambda: not job.owned(RUNS), f"what runs is gone: {[*job.owned(RUNS)]}", SECONDS)
+    status = without_times(json.loads(json.dumps(job.status()).replace(job.namespace, "NAMESPACE")))
+    children = sorted(job.owned())
+    job.edit(runPolicy={"ttlSecondsAfterFinished": 0})
+    until(
+        lambda: job.get("OPDJob", job.name, names.API_VERSION) is None, "the job deleted by its time to live", SECONDS
+    )
+    until(lambda: not job.owned(), f"no child is left: {[*job.owned()]}", SECONDS)
+    return {"status": status, "children": children}
 
 
 def reach(job: PlayedJob, attempt: int, step: int) -> None:
@@ -142,15 +156,6 @@ def reach(job: PlayedJob, attempt: int, step: int) -> None:
     until(lambda: job.status().get("progress", {}).get("step") == step, f"step {step}: {job.status()}", SECONDS)
 
 
-def left_over(job: PlayedJob) -> list[str]:
-    """What should be gone when a job has ended: all that runs. Names, keys and policies stay as long as the OPDJob."""
-    kinds = (("RayJob", "ray.io/v1"), ("Deployment", "apps/v1"), ("Job", "batch/v1"), ("Pod", "v1"))
-    found = [each for kind, version in kinds for each in job.children(kind, version)]
-    return [
-        f"{each['kind']} {each['metadata']['name']}" for each in found if "deletionTimestamp" not in each["metadata"]
-    ]
-
-
 def without_times(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: without_times(inner) for key, inner in value.items() if key not in TIMES}
@@ -158,15 +163,15 @@ def without_times(value: Any) -> Any:
 
 
 @pytest.fixture(scope="module")
-def lives(cluster: Cluster, api: client.ApiClient, seen: SeenRayJobs) -> "Lives":
-    return Lives(cluster, api, seen)
+def lives(cluster: Cluster, helm: Helm, api: client.ApiClient, seen: SeenRayJobs) -> "Lives":
+    return Lives(cluster, helm, api, seen)
 
 
 class Lives:
     """Lives one job under an operator that ends at a write, and compares the end."""
 
-    def __init__(self, cluster: Cluster, api: client.ApiClient, seen: SeenRayJobs) -> None:
-        self.cluster, self.api, self.seen = cluster, api, seen
+    def __init__(self, cluster: Cluster, helm: Helm, api: client.ApiClient, seen: SeenRayJobs) -> None:
+        self.cluster, self.helm, self.api, self.seen = cluster, helm, api, seen
         self.expected, undisturbed = self._live("undisturbed", 0, "before")
         self.writes = undisturbed.writes
 
@@ -190,17 +195,22 @@ class Lives:
             found.append(f"ends as {ended} and not as {self.expected}")
         return f"{namespace}: {'; '.join(found)}" if found else "", operator.died.is_set()
 
-    def _live(self, namespace: str, dies_at: int, moment: Moment) -> tuple[dict[str, Any], MortalOperator]:
+    def release(self, namespace: str) -> Release:
+        """The chart's, in a new namespace and for it alone."""
         self.cluster.kubectl("create", "namespace", namespace)
+        return install_for_itself(self.cluster, self.helm, namespace)
+
+    def _live(self, namespace: str, dies_at: int, moment: Moment) -> tuple[dict[str, Any], MortalOperator]:
+        account = self.release(namespace).account
         settings = Settings(namespaces=(namespace,), operator_namespace=namespace, key_seed="seed")
-        operator = MortalOperator(self.cluster.kubeconfig, settings, dies_at=dies_at, moment=moment)
+        operator = MortalOperator(account, settings, dies_at=dies_at, moment=moment)
         operator.start()
         heirs: list[MortalOperator] = []
 
         def take_over() -> None:
             operator.died.wait()
             operator.wait_end(30)
-            heir = MortalOperator(self.cluster.kubeconfig, settings)
+            heir = MortalOperator(account, settings)
             heir.start()
             heirs.append(heir)
 
@@ -225,7 +235,7 @@ def kill_at_each(lives: Lives, numbers: list[int]) -> None:
 
 def test_an_operator_killed_at_a_write_leaves_no_trace(lives: Lives, record_property: Any) -> None:
     record_property("writes of a whole life", lives.writes)
-    kill_at_each(lives, [k for k in SAMPLE if k <= lives.writes])
+    kill_at_each(lives, [*SAMPLE, lives.writes])
 
 
 @pytest.mark.full
@@ -239,11 +249,8 @@ def test_an_operator_killed_at_any_write_leaves_no_trace(lives: Lives, record_pr
 def test_an_operator_killed_by_the_kernel_again_and_again_leaves_no_trace(lives: Lives, tmp_path: Path) -> None:
     """SIGKILL: unlike above, its Lease has to run out before the next one leads."""
     namespace = "killed-for-real"
-    lives.cluster.kubectl("create", "namespace", namespace)
     job = PlayedJob(lives.api, namespace, small_job())
-    with OperatorProcess(
-        lives.cluster.kubeconfig, tmp_path / "operator.log", operator_namespace=namespace, namespaces=[namespace]
-    ) as operator:
+    with lives.release(namespace).operator(tmp_path / "operator.log") as operator:
 
         def kill_when(happened: Callable[[], Any], what: str) -> None:
             until(happened, what, SECONDS)

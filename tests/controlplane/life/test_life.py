@@ -6,18 +6,23 @@ KubeRay itself makes of our RayJobs is tested in test_children.py; that training
 """
 
 import json
+import time
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 from cluster import Cluster
 from cluster_namespace import Namespace
+from operator_process import OperatorProcess
 from played_job import MODEL, SGLANG, PlayedJob, now, small_job, until
 
 from opd_api import names
 
 MEGATRON = {"mode": "Megatron", "model": "pvc://models/teacher"}
 MODES = [pytest.param(SGLANG, id="SGLang teacher"), pytest.param(MEGATRON, id="Megatron teacher")]
+IN_EITHER_MODE = pytest.mark.parametrize(
+    "teacher", [MODES[0], pytest.param(*MODES[1].values, id=MODES[1].id, marks=pytest.mark.full)]
+)
 
 type NewJob = Callable[..., PlayedJob]
 
@@ -96,8 +101,9 @@ def test_a_job_changed_and_resumed_in_one_go_stops_what_trained_the_old_document
     assert job.status().get("retries") is None
 
 
-def test_a_users_error_ends_the_job_without_a_retry(new_job: NewJob) -> None:
-    job = new_job()
+@IN_EITHER_MODE
+def test_a_users_error_ends_the_job_without_a_retry(new_job: NewJob, teacher: dict[str, Any]) -> None:
+    job = new_job(teacher)
     job.models_pod_says()
     train(job, 1)
     fails(job, 1, "User", path="spec.reward.function", reason="UserError", message="no module named rewards")
@@ -126,8 +132,9 @@ def test_a_teacher_of_another_tokenizer_is_refused_before_anything_starts(new_jo
     assert not job.rayjobs()
 
 
-def test_a_silent_trainer_past_its_deadline_is_retried(new_job: NewJob) -> None:
-    job = new_job(runPolicy={"progressDeadlineSeconds": 3})
+@IN_EITHER_MODE
+def test_a_silent_trainer_past_its_deadline_is_retried(new_job: NewJob, teacher: dict[str, Any]) -> None:
+    job = new_job(teacher, runPolicy={"progressDeadlineSeconds": 3})
     job.models_pod_says()
     train(job, 1, 5)
     assert job.wait_phase("Retrying")["attempt"] == 2
@@ -156,8 +163,9 @@ def test_the_next_attempt_waits_for_the_pods_of_the_last(new_job: NewJob) -> Non
     job.wait_rayjob(2)
 
 
-def test_a_zombie_attempt_changes_nothing_and_is_said(new_job: NewJob) -> None:
-    job = new_job()
+@IN_EITHER_MODE
+def test_a_zombie_attempt_changes_nothing_and_is_said(new_job: NewJob, teacher: dict[str, Any]) -> None:
+    job = new_job(teacher)
     job.models_pod_says()
     train(job, 1, 5)
     fails(job, 1, "Infrastructure")
@@ -171,6 +179,26 @@ def test_a_zombie_attempt_changes_nothing_and_is_said(new_job: NewJob) -> None:
     job.report(2, "Training", 7)
     until(lambda: job.status()["progress"]["step"] == 7, "the living attempt's report")
     assert job.condition("Complete").get("status") != "True"
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("program", ["kube-apiserver", "etcd"])
+def test_a_minute_without_the_api_server_costs_a_job_nothing(
+    new_job: NewJob, cluster: Cluster, operator: OperatorProcess, program: str
+) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 5)
+    before = job.wait_rayjob(1)["metadata"]["uid"]
+    back = time.monotonic() + 60
+    cluster.stop(program)
+    until(lambda: not operator.leads() and time.monotonic() > back, "a minute over, and nobody leads", 90)
+    cluster.start(program)
+    until(operator.leads, "the operator leads again", 60)
+    job.report(1, "Training", 9)
+    until(lambda: job.status()["progress"]["step"] == 9, "the newest step")
+    assert job.wait_rayjob(1)["metadata"]["uid"] == before
+    assert job.status()["attempt"] == 1 and not job.status().get("retries")
 
 
 FORGED = {
@@ -194,6 +222,31 @@ def test_forged_reports_are_dropped_and_said_and_break_nothing(new_job: NewJob) 
         assert job.status()["progress"]["step"] == 5 and job.status()["columns"] == before["columns"], what
     job.report(1, "Training", 6)
     until(lambda: job.status()["progress"]["step"] == 6, "a good report after all that")
+
+
+def test_a_mailbox_under_another_jobs_name_reports_nothing_there_and_comes_back(new_job: NewJob) -> None:
+    """All that a trainer's account may change is its own mailbox, with its labels."""
+    job, other = new_job(), new_job(name="other")
+    for each in (job, other):
+        each.models_pod_says()
+        train(each, 1, 5)
+    said = json.dumps({"attempt": 1, "phase": "Succeeded", "step": 100, "totalSteps": 100, "time": now()})
+    job.patch_mailbox(metadata={"labels": {"opd.dev/job": "other"}}, data={names.PROGRESS_KEY: said})
+    until(lambda: job.mailbox()["metadata"]["labels"]["opd.dev/job"] == job.name, "its own label again")
+    other.report(1, "Training", 6)
+    until(lambda: other.status()["progress"]["step"] == 6, "the other job's own report")
+    assert other.condition("Complete").get("status") != "True"
+
+
+def test_a_spike_of_the_kl_is_a_condition_and_an_event_until_it_is_over(new_job: NewJob) -> None:
+    job = new_job()
+    job.models_pod_says()
+    train(job, 1, 20, metrics={"opd/reverse_kl": 4.0, "opd/reverse_kl_first": 1.0}, trend="Spike")
+    told = job.wait_condition("Degraded", "True", "KLSpike")
+    until(lambda: job.events("KLSpike"), "an Event")
+    assert told["message"] in job.status()["message"]
+    job.report(1, "Training", 21, metrics={"opd/reverse_kl": 0.9, "opd/reverse_kl_first": 1.0}, trend="Stable")
+    job.wait_condition("Degraded", "False")
 
 
 def test_a_document_deeper_than_any_library_reads_fails_alone(new_job: NewJob, cluster: Cluster) -> None:

@@ -18,6 +18,7 @@ from opd_api.load import load_job_file
 
 REPOSITORY = Path(__file__).parents[3]
 ARITHMETIC = REPOSITORY / "examples" / "arithmetic"
+REASONING = REPOSITORY / "examples" / "reasoning"
 STEPS = load_job_file(ARITHMETIC / "opdjob.yaml").spec.steps
 DEADLINE_SECONDS = 400
 """For whatever a test waits for: a start alone takes a minute where other processes want the cores too."""

@@ -24,6 +24,10 @@ class Scorer:
         return [self.judge(pair) if self.judge else [-1.0] * len(pair[1]) for pair in pairs]
 
 
+async def no_recovery(index: int) -> str:
+    raise EngineUnavailable("gone for good")
+
+
 @pytest.fixture
 def collect(digits, make_prompts):
     """Runs one `collect`; returns (Collected, engines, scorer, prompts taken)."""
@@ -35,9 +39,6 @@ def collect(digits, make_prompts):
             prompts = make_prompts(n, start=len(taken))
             taken.extend(prompt.index for prompt in prompts)
             return prompts
-
-        async def no_recovery(index: int) -> str:
-            raise EngineUnavailable("gone for good")
 
         async def inner():
             generator = RolloutGenerator(
@@ -68,6 +69,44 @@ def test_samples_come_in_group_order_complete_and_scored(collect, make_engine):
     assert collected.unscored == 0 and not collected.degraded
     assert 0 <= collected.hidden_share <= 1 and collected.wall_seconds >= collected.generate_seconds
     assert to_batch(collected.samples, 1.0).mask_N.all()
+
+
+def test_an_answer_is_scored_while_others_are_still_generated(collect, make_engine):
+    scored = asyncio.Event()
+
+    class Teacher(Scorer):
+        async def score(self, pairs) -> list[Any]:
+            scores = await super().score(pairs)
+            scored.set()
+            return scores
+
+    class SlowEngine(make_engine):
+        async def generate(self, prompts, sampling):
+            await asyncio.wait_for(scored.wait(), timeout=10)
+            return await super().generate(prompts, sampling)
+
+    scorer = Teacher()
+    collected, _ = collect([make_engine(), SlowEngine()], scorer=scorer)
+    assert [[prompt[0] for prompt, _ in call] for call in scorer.calls] == [[2, 2, 3, 3], [4, 4, 5, 5]]
+    assert 0 < collected.hidden_share < 1
+
+
+def test_no_more_requests_are_under_way_than_the_engines_may_have(make_engine):
+    under_way, most = 0, 0
+
+    async def work(engine) -> None:
+        nonlocal under_way, most
+        under_way += 1
+        most = max(most, under_way)
+        await asyncio.sleep(0)
+        under_way -= 1
+
+    async def main() -> None:
+        pool = EnginePool([make_engine(), make_engine()], no_recovery, pieces_per_engine=3)
+        await asyncio.gather(*(pool.run(work, tokens=10) for _ in range(20)))
+
+    asyncio.run(main())
+    assert most == 6
 
 
 @pytest.mark.parametrize(

@@ -206,6 +206,23 @@ def test_documents_in_config_maps_are_read_when_a_job_is_observed(cache: Cache, 
     assert observed.config.models is not None and observed.config.digest == "0123456789abcdef"
 
 
+def test_a_mailbox_with_another_jobs_label_is_nobodys_until_the_label_is_back(
+    cache: Cache, changes: list[JobKey], job_body: Make, child_body: Make
+) -> None:
+    other = JobKey("ml", "other")
+    cache.put(Kind.OPD_JOB, job_body(11, name="other", uid="other-uid"))
+    cache.put(Kind.CONFIG_MAP, child_body("demo-mailbox", 20))
+    changes.clear()
+    cache.put(Kind.CONFIG_MAP, child_body("demo-mailbox", 21, metadata={"labels": {"opd.dev/job": "other"}}))
+    assert observed(cache).mailbox is None and KEY in changes, "its own job makes it anew"
+    assert cache.observe(other).mailbox is None
+    cache.put(Kind.CONFIG_MAP, child_body("demo-mailbox", 22))
+    assert observed(cache).mailbox.resource_version == "22"
+    assert cache.uid_of(Kind.CONFIG_MAP, other, "demo-mailbox") is None
+    cache.keep(Kind.CONFIG_MAP, "", set(), 30)
+    assert observed(cache).mailbox is None
+
+
 @pytest.mark.parametrize(
     ("document", "want_reason"),
     [

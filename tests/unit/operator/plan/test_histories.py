@@ -33,7 +33,8 @@ def test_every_history_holds(hundreds):
 def live(seed: int) -> None:
     """One history; its number is all that is needed to see it again."""
     rng = random.Random(seed)
-    cluster = Cluster(rng, queue=rng.random() < 0.25, suspend=rng.random() < 0.15)
+    mode = "Megatron" if seed % 3 == 2 else "SGLang"
+    cluster = Cluster(rng, queue=rng.random() < 0.25, suspend=rng.random() < 0.15, teacher_mode=mode)
     if rng.random() < 0.1:
         cluster.leave_behind()
     operators = [Operator(cluster), Operator(cluster)]
