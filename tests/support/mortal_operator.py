@@ -71,7 +71,9 @@ class _Door(Writer):
         self._dead = self._owner.step_into()
         if not self._dead:
             return await super().write(verb, kind, key, body)
-        if not self._owner.dies_before:
-            await super().write(verb, kind, key, body)
-        self._owner.die()
+        try:
+            if not self._owner.dies_before:
+                await super().write(verb, kind, key, body)
+        finally:  # also of a write that was refused
+            self._owner.die()
         raise ApiUnavailable("the operator died")
