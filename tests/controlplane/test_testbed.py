@@ -89,7 +89,6 @@ def test_the_api_server_comes_back_at_the_same_address(own_cluster: Cluster):
     assert "default" in own_cluster.kubectl("get", "namespaces")
 
 
-@pytest.mark.full
 def test_kuberay_can_be_taken_away_and_installed_again(own_cluster: Cluster):
     with own_cluster.without_kuberay():
         assert own_cluster.http.get("/apis/ray.io/v1").status_code == 404

@@ -6,7 +6,6 @@ is the operator, the Job controller and the garbage collector: those are real.
 
 import contextlib
 import json
-import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from kubernetes import client, config, dynamic
 from kubernetes.dynamic.exceptions import ConflictError, NotFoundError
+from waiting import wait_until
 
 from opd_api import names
 from opd_operator.objects import Kind
@@ -61,15 +61,12 @@ def small_job(teacher: Mapping[str, Any] = SGLANG, name: str = "life", **spec: A
     }
 
 
-def until[T](check: Callable[[], T | None], what: str, seconds: float = DEADLINE_SECONDS) -> T:
-    """The first truthy answer of `check`; AssertionError with `what` when the deadline passes."""
-    end = time.monotonic() + seconds
-    while True:
-        answer = check()
-        if answer:
-            return answer
-        assert time.monotonic() < end, f"after {seconds:.0f} s still not: {what}"
-        time.sleep(0.1)
+def until[T](check: Callable[[], T], what: str | Callable[[], str], seconds: float = DEADLINE_SECONDS) -> T:
+    """The first true answer of `check`; AssertionError with `what` when the deadline passes."""
+    try:
+        return wait_until(check, seconds, what)
+    except TimeoutError as error:
+        raise AssertionError(str(error)) from None
 
 
 def read_models(kubeconfig: Path, namespace: str, job: str) -> None:
@@ -107,7 +104,7 @@ class PlayedJob:
         return next((each for each in self.status().get("conditions", []) if each["type"] == kind), {})
 
     def wait_phase(self, phase: str, seconds: float = DEADLINE_SECONDS) -> Object:
-        until(lambda: self.status().get("phase") == phase, f"{self.name} {phase}: {self.status()}", seconds)
+        until(lambda: self.status().get("phase") == phase, lambda: f"{self.name} {phase}: {self.status()}", seconds)
         return self.status()
 
     def wait_condition(self, kind: str, status: str = "True", reason: str = "", seconds: float = 30.0) -> Object:
@@ -146,7 +143,7 @@ class PlayedJob:
 
     def wait_rayjob(self, attempt: int, seconds: float = DEADLINE_SECONDS) -> Object:
         name = names.rayjob(self.name, attempt)
-        return until(lambda: self.get("RayJob", name, "ray.io/v1"), f"RayJob {name}: {self.status()}", seconds)
+        return until(lambda: self.get("RayJob", name, "ray.io/v1"), lambda: f"RayJob {name}: {self.status()}", seconds)
 
     def wait_no_rayjob(self, seconds: float = DEADLINE_SECONDS) -> None:
         until(lambda: not self.rayjobs(), f"no RayJob of {self.name}", seconds)

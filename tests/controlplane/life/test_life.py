@@ -33,7 +33,9 @@ def train(job: PlayedJob, attempt: int, step: int = 0, **fields: Any) -> None:
     until(lambda: job.status().get("rayJobName") == names.rayjob(job.name, attempt), "the RayJob in status")
     job.rayjob_says(attempt, jobDeploymentStatus="Running", jobStatus="RUNNING", rayClusterName=f"{job.name}-rc")
     job.report(attempt, "Training", step, **fields)
-    until(lambda: job.status().get("progress", {}).get("step") == step, f"step {step} in status: {job.status()}")
+    until(
+        lambda: job.status().get("progress", {}).get("step") == step, lambda: f"step {step} in status: {job.status()}"
+    )
 
 
 def fails(job: PlayedJob, attempt: int, actor: str, **error: Any) -> None:
@@ -157,7 +159,7 @@ def test_the_next_attempt_waits_for_the_pods_of_the_last(new_job: NewJob) -> Non
     fails(job, 1, "Infrastructure")
     job.wait_phase("Retrying")
     until(lambda: (job.get("Pod", pod) or {}).get("metadata", {}).get("deletionTimestamp"), "the pod being deleted")
-    until(lambda: "pod" in job.status().get("message", "") or None, f"a word about the pod: {job.status()}", 40)
+    until(lambda: "pod" in job.status().get("message", "") or None, lambda: f"a word about the pod: {job.status()}", 40)
     assert not job.rayjobs()
     job.release(pod)
     job.wait_rayjob(2)
