@@ -39,12 +39,15 @@ class Report:
         self.path = path
         self.outcomes: dict[str, Counter[str]] = defaultdict(Counter)
         self.seconds: Counter[str] = Counter()
+        self.ci_seconds: Counter[str] = Counter()
         self.figures: list[tuple[str, str, object]] = []
         self.skipped: Counter[str] = Counter()
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         room = "/".join(Path(report.nodeid.partition("::")[0]).parts[1 : 1 + ROOMS])
         self.seconds[room] += report.duration
+        if "full" not in report.keywords:
+            self.ci_seconds[room] += report.duration
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[room][report.outcome] += 1
         if report.skipped and isinstance(report.longrepr, tuple):
@@ -61,7 +64,8 @@ class Report:
         when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
         where = f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}"
         rows = [
-            f"| {room} | {counts['passed']} | {counts['failed']} | {counts['skipped']} | {self.seconds[room]:.0f} |"
+            f"| {room} | {counts['passed']} | {counts['failed']} | {counts['skipped']} "
+            f"| {self.seconds[room]:.0f} | {self.ci_seconds[room]:.0f} |"
             for room, counts in sorted(self.outcomes.items())
         ]
         reasons = [f"* {count} skipped: {reason}" for reason, count in self.skipped.items()]
@@ -71,9 +75,10 @@ class Report:
             "",
             f"Written by `make test-full` on {when}; {where}.",
             "",
-            "| tests | passed | failed | skipped | seconds |",
-            "|---|---|---|---|---|",
+            "| tests | passed | failed | skipped | seconds | of these in `make test` |",
+            "|---|---|---|---|---|---|",
             *rows,
+            f"| together | | | | {self.seconds.total():.0f} | {self.ci_seconds.total():.0f} |",
             "",
             *reasons,
             "",
