@@ -3,6 +3,7 @@
 import os
 import platform
 from collections import Counter, defaultdict
+from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -32,6 +33,13 @@ def pytest_configure(config: pytest.Config) -> None:
         config.pluginmanager.register(Report(path), "test-report")
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    report.in_ci = item.get_closest_marker("full") is None  # report.keywords also holds the checkout folder's name
+    return report
+
+
 class Report:
     """Collects what the session's tests say; figures are what they gave to `record_property`."""
 
@@ -46,7 +54,7 @@ class Report:
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
         room = "/".join(Path(report.nodeid.partition("::")[0]).parts[1 : 1 + ROOMS])
         self.seconds[room] += report.duration
-        if "full" not in report.keywords:
+        if report.in_ci:
             self.ci_seconds[room] += report.duration
         if report.when == "call" or report.outcome != "passed":
             self.outcomes[room][report.outcome] += 1
