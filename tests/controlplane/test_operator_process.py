@@ -150,7 +150,7 @@ def test_a_frozen_leader_writes_nothing_when_it_wakes(namespace: Namespace, star
     assert leader.metric('opd_operator_api_writes_total{kind="OPDJob",verb="apply_status"}') == 0
 
 
-@pytest.mark.parametrize("program", ["kube-apiserver", "etcd"])
+@pytest.mark.parametrize("program", [pytest.param("kube-apiserver", marks=pytest.mark.full), "etcd"])
 def test_after_an_outage_it_goes_on_by_itself(
     cluster: Cluster, namespace: Namespace, start: Start, program: str
 ) -> None:
