@@ -302,7 +302,7 @@ def test_a_job_that_trains_goes_on_over_an_upgrade_and_an_uninstall(
 
         with here.operator(tmp_path / "old.log") as old:
             job.create()
-            job.models_pod_says()
+            job.models_pod_says(seconds=60)  # the API server's admission learns of a new kind every 30 s
             job.wait_condition("ClusterReady", "False", "Unschedulable")  # a driver speaks from a head pod
             before = reports(5)
             old.stop()

@@ -30,6 +30,8 @@ UNTYPED = "failed to create typed patch object"
 """Begins what a server-side apply with an unknown field is answered, which calls itself an internal error."""
 WEBHOOK = "failed calling webhook"
 """In what a write is answered while an admission webhook that has to be asked does not answer."""
+NEW_KIND = "cannot find RESTMapping"
+"""In what a child is refused with whose owner's kind is new: admission learns of new kinds every 30 s."""
 VOLATILE = re.compile(r":\d+(?=->)|current time \S+ ")
 """In what two such answers about the same trouble differ: they would be news each time."""
 DEEPEST = 500
@@ -54,8 +56,9 @@ class ApiUnavailable(OPDError):
     """No usable answer: refused, reset, timed out, or a server in trouble (429, 5xx). Try again later."""
 
 
-class WebhookFailed(ApiUnavailable):
-    """An admission webhook of somebody else is in trouble: the API server is well, and the user should know."""
+class AdmissionUnavailable(ApiUnavailable):
+    """Admission cannot tell yes from no (a webhook does not answer, a kind is too new for it): the API server is well,
+    and the user should know."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -182,8 +185,8 @@ def _check(status: int, data: bytes) -> None:
         message = data[:200].decode(errors="replace")
     if status == 500 and message.startswith(UNTYPED):
         raise ApiError(422, message)
-    if status >= 500 and WEBHOOK in message:
-        raise WebhookFailed(VOLATILE.sub("", message))
+    if (status >= 500 and WEBHOOK in message) or (status == 403 and NEW_KIND in message):
+        raise AdmissionUnavailable(VOLATILE.sub("", message))
     if status == 429 or status >= 500:
         raise ApiUnavailable(f"{status}: {message}")
     raise ApiError(status, message)

@@ -13,7 +13,7 @@ from opd_api.status import Status
 from .. import metrics
 from ..objects import MANIFEST_DIGEST, EventNote, JobKey, Kind, Manifest, ObjectRef
 from ..observed import Observed
-from .api import MERGE, Api, ApiError, ApiUnavailable, Body, WebhookFailed, path_of
+from .api import MERGE, Api, ApiError, ApiUnavailable, Body, AdmissionUnavailable, path_of
 from .cache import Cache
 from .events import event_of
 from .writer import Writer
@@ -114,7 +114,7 @@ class Kube:
             if error.status in REFUSALS:
                 self._cache.reject(key, uid, error.message)
             raise
-        except WebhookFailed as error:
+        except AdmissionUnavailable as error:
             self._cache.reject(key, uid, error.message)
             raise
         self._cache.take(kind, body)

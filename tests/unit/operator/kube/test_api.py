@@ -4,9 +4,10 @@ import json
 
 import pytest
 
-from opd_operator.kube.api import DEEPEST, ApiError, ApiUnavailable, WebhookFailed, _check, loads, shallow
+from opd_operator.kube.api import DEEPEST, ApiError, ApiUnavailable, AdmissionUnavailable, _check, loads, shallow
 
 WEBHOOK = 'Internal error occurred: failed calling webhook "v.example.com": connection refused'
+NEW_KIND = 'jobs.batch "a" is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping'
 
 
 @pytest.mark.parametrize(
@@ -18,7 +19,8 @@ WEBHOOK = 'Internal error occurred: failed calling webhook "v.example.com": conn
         ),
         pytest.param(503, "not now", ApiUnavailable, "503: not now", id="a server in trouble"),
         pytest.param(429, "slow down", ApiUnavailable, "429: slow down", id="a server that is busy"),
-        pytest.param(500, WEBHOOK, WebhookFailed, WEBHOOK, id="a webhook that does not answer"),
+        pytest.param(500, WEBHOOK, AdmissionUnavailable, WEBHOOK, id="a webhook that does not answer"),
+        pytest.param(403, NEW_KIND, AdmissionUnavailable, NEW_KIND, id="a kind that admission does not know yet"),
     ],
 )
 def test_an_answer_that_is_no(status: int, message: str, want: type[Exception], want_text: str) -> None:
@@ -41,7 +43,7 @@ def test_an_answer_that_is_no(status: int, message: str, want: type[Exception], 
 def test_the_same_trouble_of_a_webhook_is_no_news(first: str, second: str) -> None:
     said = []
     for words in (first, second):
-        with pytest.raises(WebhookFailed) as caught:
+        with pytest.raises(AdmissionUnavailable) as caught:
             _check(500, json.dumps({"message": f"{WEBHOOK}: {words}"}).encode())
         said.append(caught.value.message)
     assert said[0] == said[1]
@@ -50,7 +52,7 @@ def test_the_same_trouble_of_a_webhook_is_no_news(first: str, second: str) -> No
 def test_a_webhook_in_trouble_is_tried_again_like_all_trouble() -> None:
     with pytest.raises(ApiUnavailable) as caught:
         _check(500, json.dumps({"message": WEBHOOK}).encode())
-    assert isinstance(caught.value, WebhookFailed) and caught.value.message == WEBHOOK
+    assert isinstance(caught.value, AdmissionUnavailable) and caught.value.message == WEBHOOK
 
 
 def nested(depth: int) -> bytes:
