@@ -13,7 +13,7 @@ from opd_api.status import Status
 from .. import metrics
 from ..objects import MANIFEST_DIGEST, EventNote, JobKey, Kind, Manifest, ObjectRef
 from ..observed import Observed
-from .api import MERGE, Api, ApiError, ApiUnavailable, Body, AdmissionUnavailable, path_of
+from .api import MERGE, AdmissionUnavailable, Api, ApiError, ApiUnavailable, Body, path_of
 from .cache import Cache
 from .events import event_of
 from .writer import Writer

@@ -36,13 +36,20 @@ def start_opd() -> Callable[..., subprocess.Popen]:
 
 
 @pytest.fixture(scope="session")
-def opd() -> Callable[..., subprocess.CompletedProcess]:
+def ended() -> Callable[[subprocess.Popen], subprocess.CompletedProcess]:
+    """A started one's returncode, stdout and stderr, once it has ended."""
+
+    def wait(process: subprocess.Popen) -> subprocess.CompletedProcess:
+        stdout, stderr = process.communicate()
+        return subprocess.CompletedProcess(process.args, process.returncode, stdout, stderr)
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def opd(start_opd, ended) -> Callable[..., subprocess.CompletedProcess]:
     """`opd("convert", …)` -> returncode, stdout, stderr."""
-
-    def run(*arguments: object, **options) -> subprocess.CompletedProcess:
-        return subprocess.run(opd_command(*arguments), env=environment(), capture_output=True, text=True, **options)
-
-    return run
+    return lambda *arguments, **options: ended(start_opd(*arguments, **options))
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,9 @@
 """`opd convert` there and back in processes of its own, on real Megatron."""
 
+import functools
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,23 @@ def same_bits(left: Path, right: Path) -> bool:
     return a.keys() == b.keys() and all(a[name].dtype == b[name].dtype and a[name].equal(b[name]) for name in a)
 
 
+@pytest.fixture(scope="module")
+def converted(opd, make_model, tmp_path_factory) -> Callable[[str, str, bool], tuple[Path, Path]]:
+    """A model of a kind and the Megatron checkpoint of it, made once."""
+
+    @functools.cache
+    def convert(family: str, dtype: str, tied: bool) -> tuple[Path, Path]:
+        model, checkpoint = make_model(family, dtype=dtype, tied=tied), tmp_path_factory.mktemp("convert") / "megatron"
+        done = opd("convert", model, checkpoint)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert done.stdout == f"{checkpoint}: Megatron checkpoint, {dtype}\n"
+        assert (checkpoint / "latest_checkpointed_iteration.txt").read_text() == "release"
+        assert [each.name for each in checkpoint.parent.iterdir()] == ["megatron"]
+        return model, checkpoint
+
+    return convert
+
+
 @pytest.mark.parametrize(
     ("family", "dtype", "tied"),
     [
@@ -25,35 +44,33 @@ def same_bits(left: Path, right: Path) -> bool:
         pytest.param("qwen3", "float32", True, id="Qwen3 in FP32 with tied embeddings", marks=pytest.mark.full),
     ],
 )
-def test_there_and_back_gives_the_same_bits(opd, make_model, tmp_path, family, dtype, tied):
-    model = make_model(family, dtype=dtype, tied=tied)
-    there = opd("convert", model, tmp_path / "megatron")
-    assert (there.returncode, there.stderr) == (0, "")
-    assert there.stdout == f"{tmp_path}/megatron: Megatron checkpoint, {dtype}\n"
-    assert (tmp_path / "megatron/latest_checkpointed_iteration.txt").read_text() == "release"
-    back = opd("convert", tmp_path / "megatron", tmp_path / "back", "--model", model)
+def test_there_and_back_gives_the_same_bits(opd, converted, tmp_path, family, dtype, tied):
+    model, checkpoint = converted(family, dtype, tied)
+    back = opd("convert", checkpoint, tmp_path / "back", "--model", model)
     assert (back.returncode, back.stderr) == (0, "")
     assert back.stdout == f"{tmp_path}/back: Hugging Face folder, {dtype}\n"
     assert same_bits(model, tmp_path / "back")
     assert json.loads((tmp_path / "back/config.json").read_text())["dtype"] == dtype
     assert (tmp_path / "back/tokenizer.json").read_bytes() == (model / "tokenizer.json").read_bytes()
-    assert sorted(each.name for each in tmp_path.iterdir()) == ["back", "megatron"]
+    assert [each.name for each in tmp_path.iterdir()] == ["back"]
 
 
-def test_a_checkpoint_of_another_model_is_refused_and_leaves_nothing(opd, make_model, tmp_path):
+def test_a_checkpoint_of_another_model_is_refused_and_leaves_nothing(start_opd, ended, converted, make_model, tmp_path):
     """Another number of layers, and another number of rows of the embedding, which Megatron itself would let pass."""
-    assert opd("convert", make_model(), tmp_path / "megatron").returncode == 0
+    _, checkpoint = converted("qwen3", "bfloat16", False)
     wide = make_model()
     config = json.loads((wide / "config.json").read_text())
     (wide / "config.json").write_text(json.dumps(config | {"vocab_size": config["vocab_size"] + 8}))
-    for like, want in (
-        (make_model(layers=3), "its weights do not fit the model"),
-        (wide, "its vocabulary has 46 rows"),
-    ):
-        result = opd("convert", tmp_path / "megatron", tmp_path / "back", "--model", like)
+    refusals = {
+        make_model(layers=3): "its weights do not fit the model",
+        wide: "its vocabulary has 46 rows",
+    }
+    started = [start_opd("convert", checkpoint, tmp_path / like.name, "--model", like) for like in refusals]
+    for process, want in zip(started, refusals.values(), strict=True):
+        result = ended(process)
         assert result.returncode == 1
         assert want in result.stderr and "Traceback" not in result.stderr
-        assert [each.name for each in tmp_path.iterdir()] == ["megatron"]
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_killed_in_the_middle_nothing_half_written_has_the_final_name(opd, start_opd, make_model, tmp_path):

@@ -1,6 +1,7 @@
 """`opd eval` with a real SGLang server; the right answers come from transformers, not from us."""
 
 import json
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -31,8 +32,55 @@ def prompts(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-def test_a_folder_is_measured_on_a_file_of_prompts(opd, model, prompts):
-    done = opd("eval", model, "--prompts", prompts, "--set", f"evaluation.maxResponseTokens={MAX_TOKENS}", "--json")
+@pytest.fixture(scope="module")
+def broken(make_model) -> Path:
+    folder = make_model()
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchModel"]}))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def job_folder(model: Path, prompts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """job.yaml, whose models are nowhere, and what its run has exported."""
+    folder = tmp_path_factory.mktemp("job")
+    job = {
+        "apiVersion": "opd.dev/v1alpha1",
+        "kind": "OPDJob",
+        "metadata": {"name": "tiny"},
+        "spec": {
+            "device": "CPU",
+            "student": {"model": f"file://{folder}/not-there"},
+            "teachers": [{"mode": "Megatron", "model": f"file://{folder}/nor-there"}],
+            "data": {"prompts": [{"uri": f"file://{prompts}"}], "applyChatTemplate": False},
+            "rollout": {"maxResponseTokens": MAX_TOKENS},
+            "evaluation": {"everySteps": 1, "prompts": [{"uri": f"file://{prompts}"}]},
+            "steps": 1,
+        },
+    }
+    (folder / "job.yaml").write_text(json.dumps(job))
+    (folder / "runs/tiny").mkdir(parents=True)
+    (folder / "runs/tiny/export").symlink_to(model)
+    return folder
+
+
+Ended = subprocess.CompletedProcess
+
+
+@pytest.fixture(scope="module")
+def evaluations(start_opd, ended, model: Path, prompts: Path, job_folder: Path, broken: Path) -> dict[str, Ended]:
+    """Side by side: a server's start is most of each, and uses one core."""
+    answers = ("--set", f"evaluation.maxResponseTokens={MAX_TOKENS}", "--json")
+    started = {
+        "folder": start_opd("eval", model, "--prompts", prompts, *answers),
+        "job": start_opd("eval", "job.yaml", cwd=job_folder),
+        "broken": start_opd("eval", broken, "--prompts", prompts),
+    }
+    return {name: ended(process) for name, process in started.items()}
+
+
+def test_a_folder_is_measured_on_a_file_of_prompts(evaluations, model):
+    done = evaluations["folder"]
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
     assert (result["pass_at_1"], result["n"], result["failed"]) == (0.5, 4, 0)
@@ -40,27 +88,8 @@ def test_a_folder_is_measured_on_a_file_of_prompts(opd, model, prompts):
     assert result["model"] == str(model)
 
 
-def test_a_job_is_measured_on_its_own_prompts_with_the_student_its_run_has_exported(
-    opd, make_model, model, prompts, tmp_path
-):
-    job = {
-        "apiVersion": "opd.dev/v1alpha1",
-        "kind": "OPDJob",
-        "metadata": {"name": "tiny"},
-        "spec": {
-            "device": "CPU",
-            "student": {"model": f"file://{tmp_path}/not-there"},
-            "teachers": [{"mode": "Megatron", "model": f"file://{tmp_path}/nor-there"}],
-            "data": {"prompts": [{"uri": f"file://{prompts}"}], "applyChatTemplate": False},
-            "rollout": {"maxResponseTokens": MAX_TOKENS},
-            "evaluation": {"everySteps": 1, "prompts": [{"uri": f"file://{prompts}"}]},
-            "steps": 1,
-        },
-    }
-    (tmp_path / "job.yaml").write_text(json.dumps(job))
-    (tmp_path / "runs/tiny").mkdir(parents=True)
-    (tmp_path / "runs/tiny/export").symlink_to(model)
-    done = opd("eval", "job.yaml", cwd=tmp_path)
+def test_a_job_is_measured_on_its_own_prompts_with_the_student_its_run_has_exported(evaluations):
+    done = evaluations["job"]
     assert done.returncode == 0, done.stderr
     assert done.stderr == "evaluating runs/tiny/export\n"
     assert done.stdout.startswith("runs/tiny/export: pass@1 0.500, 95 % interval 0.150 to 0.850, 4 answers of ")
@@ -72,11 +101,8 @@ def test_a_model_without_prompts_is_wrong_usage(opd, model):
     assert "add --prompts FILE" in result.stderr
 
 
-def test_a_model_that_sglang_cannot_serve_is_one_error_with_its_log(opd, make_model, prompts):
-    broken = make_model()
-    config = json.loads((broken / "config.json").read_text())
-    (broken / "config.json").write_text(json.dumps(config | {"architectures": ["NoSuchModel"]}))
-    result = opd("eval", broken, "--prompts", prompts)
+def test_a_model_that_sglang_cannot_serve_is_one_error_with_its_log(evaluations, broken):
+    result = evaluations["broken"]
     assert result.returncode == 1
     assert result.stderr.splitlines()[1].startswith(f"error: SGLang for {broken} ended")
     assert "the whole log: " in result.stderr and "Traceback (most" not in result.stderr.split("hint:")[1]

@@ -1,8 +1,10 @@
-"""The arithmetic example with an SGLang teacher; its driver is killed in the middle and the job resumed."""
+"""The arithmetic example with an SGLang teacher: its driver is killed and the job resumed, then its teacher and its
+engine are killed, and training goes on."""
 
 import json
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,16 +15,23 @@ from .conftest import ARITHMETIC, STEPS, OpdRun, StartRun
 
 pytestmark = pytest.mark.timeout(1200)
 
+SERVERS = ("engine", "teacher")
+
 
 @pytest.fixture(scope="module")
 def resumed(start_run: StartRun, tmp_path_factory: pytest.TempPathFactory) -> tuple[OpdRun, str]:
-    """`opd run`, kill -9 after step 30, `opd run --resume` to the end: the second run and what it printed."""
+    """`opd run`, kill -9 between two checkpoints, `opd run --resume` to the end, both servers killed on the way: the
+    second run and what it printed."""
     run_dir = tmp_path_factory.mktemp("sglang") / "arithmetic"
-    first = start_run(ARITHMETIC / "opdjob.yaml", run_dir, checkpoint__everySteps=20)
-    first.wait_for_step(30)
+    first = start_run(ARITHMETIC / "opdjob.yaml", run_dir, checkpoint__everySteps=10)
+    first.wait_for_step(15)
     first.kill()
-    second = start_run(ARITHMETIC / "opdjob.yaml", run_dir, "--resume", checkpoint__everySteps=20)
-    second.wait_for_step(60)
+    second = start_run(ARITHMETIC / "opdjob.yaml", run_dir, "--resume", checkpoint__everySteps=10)
+    second.wait_for_step(30)
+    second.server("teacher").kill()
+    second.wait_for_step(50)
+    second.server("student").kill()
+    second.wait_for_step(70)
     second.descendants()
     code, output = second.end()
     assert code == 0, output
@@ -59,6 +68,14 @@ def test_engine_and_trainer_agree_on_every_token(resumed: tuple[OpdRun, str]) ->
     resumed[0].assert_engine_had_the_trainers_weights()
 
 
+def test_both_servers_were_started_again(resumed: tuple[OpdRun, str]) -> None:
+    """An engine's log goes on where the first run's ended."""
+    run, output = resumed
+    starts = {name: (run.run_dir / "logs" / f"{name}-0.log").read_text().count("server_args=") for name in SERVERS}
+    assert "teacher server 0 died" in output
+    assert starts == dict.fromkeys(SERVERS, 3)
+
+
 def test_the_last_words_say_what_changed_and_where_everything_lies(resumed: tuple[OpdRun, str]) -> None:
     run, output = resumed
     last_words = output[output.index("before") :]
@@ -75,12 +92,27 @@ def test_progress_says_succeeded_and_where_the_student_is(resumed: tuple[OpdRun,
     assert progress.checkpoint.export_uri == (resumed[0].run_dir / "export").as_uri()
 
 
-def test_the_exported_student_scores_the_same_in_transformers(resumed: tuple[OpdRun, str], summary: dict) -> None:
+def test_the_exported_student_scores_the_same_in_transformers_and_in_sglang(
+    resumed: tuple[OpdRun, str], summary: dict
+) -> None:
+    """Side by side: a server's start is most of `opd eval`."""
+    run_dir = resumed[0].run_dir
+    argv = [sys.executable, "-m", "opd_runtime.cli", "eval", str(ARITHMETIC / "opdjob.yaml"), "--json"]
+    places = [f"--run-dir={run_dir}", f"--volume=opd-examples={ARITHMETIC.parent}"]
+    with subprocess.Popen([*argv, *places], stdout=subprocess.PIPE, text=True) as in_sglang:
+        assert share_right(run_dir / "export") == pytest.approx(summary["pass_at_1"]["after"], abs=0.003)
+        printed, _ = in_sglang.communicate()
+    assert in_sglang.returncode == 0
+    assert json.loads(printed)["pass_at_1"] == summary["pass_at_1"]["after"]
+
+
+def share_right(model_folder: Path) -> float:
+    """Of the held-out problems, answered greedily by transformers."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    export = resumed[0].run_dir / "export"
-    model, tokenizer = AutoModelForCausalLM.from_pretrained(export).eval(), AutoTokenizer.from_pretrained(export)
+    model = AutoModelForCausalLM.from_pretrained(model_folder).eval()
+    tokenizer = AutoTokenizer.from_pretrained(model_folder)
     lines = (ARITHMETIC / "prompts" / "held-out.jsonl").read_text().splitlines()
     records = [json.loads(line) for line in lines]
     ids = torch.tensor([tokenizer.encode(record["prompt"]) for record in records])
@@ -88,14 +120,7 @@ def test_the_exported_student_scores_the_same_in_transformers(resumed: tuple[Opd
         out = model.generate(ids, max_new_tokens=5, do_sample=False, attention_mask=torch.ones_like(ids))
     answers = tokenizer.batch_decode(out[:, ids.shape[1] :], skip_special_tokens=True)
     right = sum(answer.strip() == record["label"] for answer, record in zip(answers, records, strict=True))
-    assert right / len(records) == pytest.approx(summary["pass_at_1"]["after"], abs=0.003)
-
-
-def test_the_exported_student_scores_the_same_in_sglang(resumed: tuple[OpdRun, str], summary: dict) -> None:
-    argv = [sys.executable, "-m", "opd_runtime.cli", "eval", str(ARITHMETIC / "opdjob.yaml"), "--json"]
-    places = [f"--run-dir={resumed[0].run_dir}", f"--volume=opd-examples={ARITHMETIC.parent}"]
-    done = subprocess.run([*argv, *places], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout)["pass_at_1"] == summary["pass_at_1"]["after"]
+    return right / len(records)
 
 
 def test_nothing_is_left_in_the_folder_that_only_the_run_needed(resumed: tuple[OpdRun, str]) -> None:

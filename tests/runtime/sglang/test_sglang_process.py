@@ -7,8 +7,9 @@ import subprocess
 import sys
 import textwrap
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -37,69 +38,59 @@ def tree_of(root: psutil.Process, at_least: int) -> list[psutil.Process]:
     return tree
 
 
-def test_a_model_without_weights_is_named_as_the_cause(tiny_model, tmp_path):
-    (tmp_path / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
-    server = SGLangServer(tmp_path, device="cpu", bf16=False, memory_fraction=0.8, log_path=tmp_path / "server.log")
-    server.start()
-    try:
-        with pytest.raises(UserError, match="the model cannot be read"):
-            server.wait_ready(120)
-    finally:
+@pytest.fixture(scope="module")
+def start(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., SGLangServer]]:
+    """A server that has been told to start; it is stopped after the last test."""
+    servers: list[SGLangServer] = []
+
+    def start(model: Path = tiny_model, **options: Any) -> SGLangServer:
+        log = tmp_path_factory.mktemp("server") / "server.log"
+        servers.append(SGLangServer(model, device="cpu", bf16=False, memory_fraction=0.8, log_path=log, **options))
+        servers[-1].start()
+        return servers[-1]
+
+    yield start
+    for server in servers:
         server.stop()
 
 
-def test_a_port_in_use_is_named_as_the_cause(tiny_model, tmp_path):
+@pytest.fixture(scope="module")
+def failing(
+    start: Callable[..., SGLangServer], tiny_model: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[dict[str, SGLangServer]]:
+    """Side by side: imports are most of a start, on one core."""
+    without_weights = tmp_path_factory.mktemp("model")
+    (without_weights / "config.json").write_bytes((tiny_model / "config.json").read_bytes())
     with socket.create_server(("127.0.0.1", 0)) as other:
-        server = SGLangServer(
-            tiny_model,
-            device="cpu",
-            bf16=False,
-            memory_fraction=0.8,
-            log_path=tmp_path / "server.log",
-            port=other.getsockname()[1],
-        )
-        server.start()
-        try:
-            with pytest.raises(EngineUnavailable, match="port in use"):
-                server.wait_ready(120)
-            assert not server.alive()
-        finally:
-            server.stop()
+        yield {"weights": start(without_weights), "port": start(port=other.getsockname()[1])}
+
+
+def test_a_model_without_weights_is_named_as_the_cause(failing):
+    with pytest.raises(UserError, match="the model cannot be read"):
+        failing["weights"].wait_ready(120)
+
+
+def test_a_port_in_use_is_named_as_the_cause(failing):
+    with pytest.raises(EngineUnavailable, match="port in use"):
+        failing["port"].wait_ready(120)
+    assert not failing["port"].alive()
 
 
 @pytest.mark.full
-def test_a_port_that_was_taken_meanwhile_is_chosen_anew(tiny_model, tmp_path, monkeypatch):
+def test_a_port_that_was_taken_meanwhile_is_chosen_anew(start, monkeypatch):
     with socket.create_server(("127.0.0.1", 0)) as other:
         free = server_module.free_port("127.0.0.1")
         choices = iter([other.getsockname()[1], free])
         monkeypatch.setattr(server_module, "free_port", lambda host: next(choices))
-        server = SGLangServer(
-            tiny_model, device="cpu", bf16=False, memory_fraction=0.8, log_path=tmp_path / "server.log"
-        )
-        server.start()
-        try:
-            server.wait_ready(240)
-            assert server.port == free
-        finally:
-            server.stop()
+        server = start()
+        server.wait_ready(240)
+        assert server.port == free
 
 
 @pytest.mark.full
-def test_an_argument_that_sglang_does_not_know_is_named_as_the_cause(tiny_model, tmp_path):
-    server = SGLangServer(
-        tiny_model,
-        device="cpu",
-        bf16=False,
-        memory_fraction=0.8,
-        log_path=tmp_path / "server.log",
-        extra_args=("--no-such-flag",),
-    )
-    server.start()
-    try:
-        with pytest.raises(UserError, match="unrecognized arguments: --no-such-flag"):
-            server.wait_ready(120)
-    finally:
-        server.stop()
+def test_an_argument_that_sglang_does_not_know_is_named_as_the_cause(start):
+    with pytest.raises(UserError, match="unrecognized arguments: --no-such-flag"):
+        start(extra_args=("--no-such-flag",)).wait_ready(120)
 
 
 PARENT = """

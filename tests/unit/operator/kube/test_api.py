@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from opd_operator.kube.api import DEEPEST, ApiError, ApiUnavailable, AdmissionUnavailable, _check, loads, shallow
+from opd_operator.kube.api import DEEPEST, AdmissionUnavailable, ApiError, ApiUnavailable, _check, loads, shallow
 
 WEBHOOK = 'Internal error occurred: failed calling webhook "v.example.com": connection refused'
 NEW_KIND = 'jobs.batch "a" is forbidden: cannot set blockOwnerDeletion in this case because cannot find RESTMapping'
