@@ -48,7 +48,7 @@ demo-cluster: setup testbed ## the same in pods: a Kubernetes on this machine, H
 	@examples/demo-cluster.sh
 
 test: setup check testbed ## everything CI runs; what is skipped is printed with its reason
-	$(BIN)/python -m pytest -m "not full" --durations 15 tests
+	$(BIN)/python -m pytest -n 2 -m "not full" --durations 15 tests
 
 test-full: setup check testbed ## every matrix and seed; writes docs/test-report/
 	@$(BIN)/python tests/testbed/programs.py optional

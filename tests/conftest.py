@@ -6,14 +6,18 @@ from collections import Counter, defaultdict
 from collections.abc import Generator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 # A noisy machine is no bug: an example may take as long as it takes.
 settings.register_profile("opd", deadline=None)
 settings.load_profile("opd")
 
+WHOLE_MACHINE = {"gpu", "cluster", "controlplane"}
+"""Whose tests have the machine to themselves: what they start and measure is all of it."""
 ROOMS = 2
 """Folders below tests/ that make a row: `unit/api`, `runtime/run`."""
 
@@ -31,6 +35,27 @@ def pytest_configure(config: pytest.Config) -> None:
     in_worker = hasattr(config, "workerinput")  # of pytest-xdist: its outcomes reach the session that started it
     if (path := config.getoption("--test-report")) and not in_worker:
         config.pluginmanager.register(Report(path), "test-report")
+
+
+def room_of(nodeid: str) -> str:
+    return Path(nodeid.partition("::")[0]).parts[1]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What wants the whole machine comes last."""
+    items.sort(key=lambda item: room_of(item.nodeid) in WHOLE_MACHINE)
+
+
+class ByFile(LoadScopeScheduling):
+    """Of pytest-xdist: a file stays in one process, as its tests share what they start."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "machine" if room_of(nodeid) in WHOLE_MACHINE else nodeid.partition("::")[0]
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
+    config.option.loadscopereorder = False  # it would begin with the largest
+    return ByFile(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

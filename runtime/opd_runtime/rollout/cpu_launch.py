@@ -31,7 +31,8 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     _fork_instead_of_spawn()
     gc.disable()
-    sys.modules["megatron"] = None  # type: ignore[assignment]  SGLang's dumper imports it wherever it is: a second more
+    # SGLang's dumper imports it wherever it is: a second more.
+    sys.modules["megatron"] = None  # type: ignore[assignment]
     import torch
     from sglang.launch_server import run_server
     from sglang.srt.plugins import load_plugins
