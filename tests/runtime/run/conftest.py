@@ -62,9 +62,11 @@ class OpdRun:
         return found[0]
 
     def server(self, model: str) -> psutil.Process:
-        """The SGLang server of the model folder `model`, not the guardian above it."""
-        servers = [p for p in self.descendants() if "cpu_launch.py" in command_line(p)]
-        [found] = [p for p in servers if "guardian.py" not in command_line(p) and f"/{model} " in command_line(p)]
+        """The SGLang server of the model folder `model`: its guardian's child, and no fork of its own."""
+        lines = {process: command_line(process) for process in self.descendants()}
+        guardians = {process.pid for process, line in lines.items() if "guardian.py" in line}
+        servers = [p for p, line in lines.items() if "guardian.py" not in line and f"/{model} " in line]
+        [found] = [server for server in servers if parent_of(server) in guardians]
         return found
 
     def signal(self, number: signal.Signals) -> None:
@@ -110,6 +112,14 @@ def command_line(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
         return ""
+
+
+def parent_of(process: psutil.Process) -> int:
+    """Its pid; 0 when the process has ended."""
+    try:
+        return process.ppid()
+    except psutil.NoSuchProcess:
+        return 0
 
 
 StartRun = Callable[..., OpdRun]
