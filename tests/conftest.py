@@ -1,4 +1,4 @@
-"""What every test may use, and `--test-report FILE`: the outcome of a whole session as a page."""
+"""What every test may use, which tests run beside others, and `--test-report FILE`: a session's outcome as a page."""
 
 import os
 import platform

@@ -284,6 +284,21 @@ def test_an_upgrade_leaves_live_jobs_alone_and_brings_the_new_crd(
     assert cluster.get("opdjob", "live", "-n", TEAMS[0])["status"] == before["status"]
 
 
+def admits_children(release: Release, job: PlayedJob) -> bool:
+    """Whether the API server lets the operator make what holds its OPDJob back: not before it knows the kind."""
+    live = job.get("OPDJob", job.name, names.API_VERSION)
+    assert live is not None
+    owner = {"apiVersion": names.API_VERSION, "kind": "OPDJob", "name": job.name, "uid": live["metadata"]["uid"]}
+    metadata = {"name": "asked", "namespace": job.namespace, "ownerReferences": [owner | {"blockOwnerDeletion": True}]}
+    child = yaml.safe_dump({"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata})
+    try:
+        release.cluster.kubectl("create", "--dry-run=server", "-f", "-", stdin=child, kubeconfig=release.account)
+    except KubectlFailed as error:
+        assert "cannot find RESTMapping" in str(error)
+        return False
+    return True
+
+
 def test_a_job_that_trains_goes_on_over_an_upgrade_and_an_uninstall(
     cluster: Cluster, helm: Helm, release: Callable[..., str], tmp_path: Path
 ):
@@ -302,7 +317,8 @@ def test_a_job_that_trains_goes_on_over_an_upgrade_and_an_uninstall(
 
         with here.operator(tmp_path / "old.log") as old:
             job.create()
-            job.models_pod_says(seconds=60)  # the API server's admission learns of a new kind every 30 s
+            until(lambda: admits_children(here, job), "admission to know the new kind", 60)  # it looks every 30 s
+            job.models_pod_says()
             job.wait_condition("ClusterReady", "False", "Unschedulable")  # a driver speaks from a head pod
             before = reports(5)
             old.stop()

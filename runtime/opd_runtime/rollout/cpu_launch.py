@@ -1,10 +1,10 @@
 """Starts an SGLang server on a CPU: a script, run by path, never imported and never used where CUDA is.
 
-Three things differ from `python -m sglang.launch_server`. The stand-in for `sgl_kernel` is importable. Attention takes
-many sequences a call (`opd_cpu_attention.py`). And SGLang's child processes are forked instead of spawned: importing
-SGLang is most of a start (15 s of CPU), and this way it happens once and not three times. Forking is safe here because
-no thread runs yet and no CUDA context exists; both are checked. Nothing of what is imported is garbage: a sixth of the
-start was spent looking for some.
+Four things differ from `python -m sglang.launch_server`. The stand-in for `sgl_kernel` is importable. Attention takes
+many sequences a call (`opd_cpu_attention.py`). Imports cost less: no collector looks for garbage among them (a sixth of
+a start), and Megatron is none of them (SGLang's dumper would take it along). And SGLang's child processes are forked
+instead of spawned: importing SGLang is most of a start (15 s of CPU), and this way it happens once and not three times.
+Forking is safe here because no thread runs yet and no CUDA context exists; both are checked.
 """
 
 import gc
@@ -31,7 +31,6 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning)
     _fork_instead_of_spawn()
     gc.disable()
-    # SGLang's dumper imports it wherever it is: a second more.
     sys.modules["megatron"] = None  # type: ignore[assignment]
     import torch
     from sglang.launch_server import run_server

@@ -64,11 +64,8 @@ def job_folder(model: Path, prompts: Path, tmp_path_factory: pytest.TempPathFact
     return folder
 
 
-Ended = subprocess.CompletedProcess
-
-
 @pytest.fixture(scope="module")
-def evaluations(start_opd, ended, model: Path, prompts: Path, job_folder: Path, broken: Path) -> dict[str, Ended]:
+def evaluations(start_opd, ended, model, prompts, job_folder, broken) -> dict[str, subprocess.CompletedProcess]:
     """Side by side: a server's start is most of each, and uses one core."""
     answers = ("--set", f"evaluation.maxResponseTokens={MAX_TOKENS}", "--json")
     started = {
