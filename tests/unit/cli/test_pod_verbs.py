@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 
 import psutil
 import pytest
@@ -51,7 +52,7 @@ def test_a_document_that_this_version_cannot_read_is_told_to_the_operator(opd, j
 SERVED = {"mode": "SGLang", "model": "pvc://models/teacher", "sglang": {"args": ["--x"], "gpusPerReplica": 2}}
 
 
-def test_serve_becomes_the_server_with_the_jobs_settings(opd, job_file, models, monkeypatch):
+def test_serve_becomes_the_server_with_the_jobs_settings(opd, job_file, models, monkeypatch, tmp_path):
     became = []
 
     def execvpe(file, argv, env):
@@ -59,6 +60,7 @@ def test_serve_becomes_the_server_with_the_jobs_settings(opd, job_file, models, 
         raise UserError("became")
 
     monkeypatch.setattr(os, "execvpe", execvpe)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # the guardian, who would empty it, is never there
     monkeypatch.setenv("OPD_TEACHER_API_KEY", "s3cret")
     change(job_file, teachers=[SERVED])
     opd("serve", job_file, "--host", "0.0.0.0", "--volume", f"models={models}")
