@@ -26,6 +26,7 @@ from transformers import AutoModelForCausalLM
 
 from opd_runtime.cli.options import load
 from opd_runtime.config import TrainConfig
+from opd_runtime.megatron.objective import needs_old_logprobs
 from opd_runtime.orchestrate.resolve import Places, resolve
 from opd_runtime.orchestrate.weight_sync import BUCKET_BYTES
 from opd_runtime.orchestrate.weight_transports import DistributedTransport, Engines, buckets
@@ -137,8 +138,9 @@ def _training(
         named = ((name, parameter.data) for name, parameter in student.named_parameters())
         transport.publish(buckets(named, BUCKET_BYTES["Distributed"]), "0")
 
+    before = {"logprobs": torch.no_grad()(lambda: step.logprobs_N(student))}
     return {
-        "logprobs": torch.no_grad()(lambda: step.logprobs_N(student)),
+        **(before if needs_old_logprobs(cfg.algorithm) else {}),
         "teacher": torch.no_grad()(lambda: step.logprobs_N(teacher)),
         "update": update,
         "sync": sync,

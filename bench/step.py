@@ -110,7 +110,7 @@ def table(title: str, mode: str, steps: Sequence[Step], parts: Mapping[str, floa
     unavoidable = {
         "generate": (split["rollout"], parts["generate"] + parts["rewards"] + parts["json"]),
         "score": (split["score"], scoring),
-        "log-probs": (split["logprobs"], parts["logprobs"]),
+        **({"log-probs": (split["logprobs"], parts["logprobs"])} if "logprobs" in parts else {}),
         "update": (split["update"], parts["update"]),
         "sync": (split["sync"], parts["sync"]),
     }

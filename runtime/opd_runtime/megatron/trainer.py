@@ -1,7 +1,7 @@
 """One rank of the student's trainer: log-probs, advantages, OPD term, updates; weights out, checkpoints in and out.
 
-The advantage pass sees the whole step on every rank (N floats are small), so that only forward and backward passes are
-split and no statistic depends on the parallel layout.
+Every rank sees the whole step (N floats are small): only forward and backward passes are split, and no statistic
+depends on the parallel layout.
 
 Shapes: B samples of the step, N response tokens packed, [b, s] a padded micro-batch with n response tokens.
 """
@@ -34,7 +34,7 @@ from .batching import MicroBatch, Packer, update_split
 from .convert import copy_companions, export_hf, save_hf_shards
 from .logprobs import logits_of_rows, token_logprobs
 from .model import build_model, megatron_config, read_hf_config
-from .objective import Advantages, advantages, update_loss
+from .objective import Objective, needs_old_logprobs
 from .optimizer import set_rates, wrap
 from .schedule import learning_rate
 from .teacher import FrozenModel
@@ -99,15 +99,18 @@ class Trainer:
         """
         packer = self._packer(batch)
         clock = {"logprobs": self._now()}
-        old_N = self._logprobs(self.ddp, packer)
+        old_N = self._logprobs(self.ddp, packer) if needs_old_logprobs(self.cfg.algorithm) else None
         ref_N = self._frozen_logprobs(self.reference, packer)
         clock["teacher"] = self._now()
         teacher_N = self._frozen_logprobs(self.teacher, packer)
         if teacher_N is None:
             teacher_N = torch.from_numpy(_given_logprobs(batch)).to(self.device)
         clock["update"] = self._now()
-        plan = advantages(self.cfg, batch, old_N=old_N, teacher_N=teacher_N, ref_N=ref_N)
-        metrics = plan.metrics | self._updates(packer, plan, step)
+        objective = Objective(self.cfg, batch, old_N=old_N, teacher_N=teacher_N, ref_N=ref_N)
+        metrics = self._updates(packer, objective, step)
+        if old_N is None:
+            self._put_together(objective.old_N)
+        metrics |= objective.metrics()
         if self.reference and _due(step + 1, self.cfg.algorithm.reference.update_every_steps):
             self.reference.copy_from(parameter.data for parameter in self.model.parameters())
         times = [*clock.values(), self._now()]
@@ -120,14 +123,15 @@ class Trainer:
             torch.cuda.synchronize()
         return time.perf_counter()
 
-    def _updates(self, packer: Packer, plan: Advantages, step: int) -> dict[str, float]:
+    def _updates(self, packer: Packer, objective: Objective, step: int) -> dict[str, float]:
         algorithm, rate = self.cfg.algorithm, learning_rate(self.cfg.optimizer, step, self.cfg.steps)
         set_rates(self.adam, rate, self.cfg.optimizer.weight_decay)
         totals = torch.zeros(5, dtype=torch.float64, device=self.device)
         norms = []
         for epoch in range(algorithm.epochs_per_step):
             for samples in update_split(packer.trainable, algorithm.updates_per_step, (self.cfg.seed, step, epoch)):
-                parts, norm = self._update(packer.micro_batches(samples, parallel_state.get_data_parallel_rank()), plan)
+                own = packer.micro_batches(samples, parallel_state.get_data_parallel_rank())
+                parts, norm = self._update(own, objective)
                 totals += parts
                 norms.append(norm)
                 if not np.isfinite(norm):
@@ -140,7 +144,7 @@ class Trainer:
             return {"policy/lr": rate}
         dist.all_reduce(totals, group=parallel_state.get_data_parallel_group())
         loss, count, clipped, ppo_kl, entropy = totals.tolist()
-        tokens = max(float(plan.mask_N.sum()) * algorithm.epochs_per_step, 1.0)
+        tokens = max(float(objective.mask_N.sum()) * algorithm.epochs_per_step, 1.0)
         return {
             "policy/loss": loss / max(count, 1.0),
             "policy/clip_frac": clipped / tokens,
@@ -150,7 +154,7 @@ class Trainer:
             "policy/lr": rate,
         }
 
-    def _update(self, micro_batches: list[MicroBatch], plan: Advantages) -> tuple[Tensor, float]:
+    def _update(self, micro_batches: list[MicroBatch], objective: Objective) -> tuple[Tensor, float]:
         """One optimizer step: this rank's sums (loss, its denominator, clipped, ppo_kl, entropy), the gradient norm."""
         self.ddp.zero_grad_buffer()
         self.adam.zero_grad()
@@ -161,7 +165,7 @@ class Trainer:
 
             def loss(logits: Tensor):
                 logprobs_n, entropy_n = self._token_logprobs(logits, micro, with_entropy=True)
-                return update_loss(self.cfg.algorithm, plan, micro, logprobs_n, entropy_n)
+                return objective.loss(micro, logprobs_n, entropy_n)
 
             return logits, loss
 
@@ -195,14 +199,18 @@ class Trainer:
 
     @torch.no_grad()
     def _logprobs(self, model, packer: Packer) -> Tensor:
-        """Each rank scores its share; the sum over the data-parallel group puts the step together."""
+        """Each rank scores its share."""
         scored_N = torch.zeros(int(packer.responses_B.sum()), device=self.device)
         for micro in packer.micro_batches(packer.trainable, parallel_state.get_data_parallel_rank()):
             logprobs_n, _ = self._token_logprobs(self._forward(model, micro), micro)
             scored_N[self._tensor(micro.flat_n)] = logprobs_n
+        self._put_together(scored_N)
+        return scored_N
+
+    def _put_together(self, scored_N: Tensor) -> None:
+        """Of a step's tokens each data-parallel rank has its share, and 0 elsewhere."""
         if self.cfg.data_parallel > 1:
             dist.all_reduce(scored_N, group=parallel_state.get_data_parallel_group())
-        return scored_N
 
     def _forward(self, model, micro: MicroBatch) -> Tensor:
         return self._logits(model, self._tensor(micro.tokens_bs), self._tensor(micro.rows_n))

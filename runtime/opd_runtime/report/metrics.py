@@ -56,7 +56,9 @@ METRICS: Mapping[str, Metric] = {
     "time/left": Metric(_S, "Estimated time to the end, by the last steps."),
     "time/rollout": Metric(_S, "Waiting for samples: generation, rewards, and the scoring that hides behind them."),
     "time/score": Metric(_S, "Teacher scoring that hides behind nothing."),
-    "time/logprobs": Metric(_S, "The student's log-probs in the trainer, before the update."),
+    "time/logprobs": Metric(
+        _S, "Log-probs before the update: the student's, unless the update itself gives them, and the reference's."
+    ),
     "time/update": Metric(_S, "Forward, backward, optimizer."),
     "time/sync": Metric(_S, "New weights into the engines, with their proof."),
     "time/save": Metric(_S, "Checkpoint of the step before."),

@@ -79,6 +79,19 @@ def test_the_size_of_micro_batches_changes_nothing(tiny_model, make_config, make
     np.testing.assert_allclose(small_logprobs, large_logprobs, atol=1e-4, rtol=0)
 
 
+def test_an_only_update_tells_the_student_as_it_was_before(tiny_model, make_config, make_batch, ranks):
+    """Its own forward pass gives the log-probs: on each rank those of its share."""
+    student, batch = tiny_model(), make_batch(LENGTHS)
+    cfg = make_config(student, max_tokens=32, data=2)
+    before, metrics, after = ranks.train(logprobs_around_a_step, cfg, batch)
+    assert np.abs(after - before).max() > 1e-3
+    want = (before - batch.teacher_logprobs_N)[batch.mask_N].mean()
+    assert metrics["opd/reverse_kl"] == pytest.approx(want, rel=1e-5)
+    gap = np.abs(before - batch.engine_logprobs_N)[batch.mask_N]
+    assert metrics["logprob/engine_vs_trainer_abs_mean"] == pytest.approx(gap.mean(), rel=1e-5)
+    assert (metrics["policy/ppo_kl"], metrics["policy/clip_frac"]) == (0, 0)
+
+
 def test_more_ranks_than_samples(tiny_model, make_config, make_batch, ranks):
     student, batches = tiny_model(), [make_batch([(3, 6)])]
     one, _ = ranks.train(train, make_config(student), batches)
@@ -132,6 +145,11 @@ def test_bf16_stays_close_to_fp32(tiny_model, make_config, make_batch, ranks):
     for name in ("opd/reverse_kl", "policy/entropy"):
         assert half[0][name] == pytest.approx(full[0][name], abs=5e-2)
     assert half[0]["policy/grad_norm"] == pytest.approx(full[0]["policy/grad_norm"], rel=5e-2)
+
+
+def logprobs_around_a_step(trainer, batch):
+    before = trainer.logprobs(batch)
+    return before, trainer.train_step(batch, 0).metrics, trainer.logprobs(batch)
 
 
 def train(trainer, batches):

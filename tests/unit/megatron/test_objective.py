@@ -10,7 +10,7 @@ import torch
 
 from opd_api.spec import Algorithm, Distillation, Reference, Rollout
 from opd_runtime.megatron.batching import Packer
-from opd_runtime.megatron.objective import advantages, update_loss
+from opd_runtime.megatron.objective import Objective, needs_old_logprobs
 
 LENGTHS = [(2, 5), (2, 9), (3, 1), (3, 8)]
 TOKENS = sum(response for _, response in LENGTHS)
@@ -58,12 +58,12 @@ def test_loss_is_the_sum_written_token_by_token(algorithm, distillation, numbers
     batch, numbers_N = numbers
     reference = algorithm.reference.reward_kl_coef or algorithm.reference.loss_kl_coef
     cfg = make_config(tmp_path, algorithm=algorithm, distillation=distillation)
-    got, count, plan = _loss(cfg, batch, numbers_N, with_reference=bool(reference))
+    got, count, metrics = _loss(cfg, batch, numbers_N, with_reference=bool(reference))
     want, want_count = _scalar_loss(cfg, batch, numbers_N)
     assert int(count) == want_count
     assert float(got) == pytest.approx(want, rel=2e-5)
     want_kl = statistics.fmean((numbers_N["old"] - numbers_N["teacher"])[torch.from_numpy(batch.mask_N)].tolist())
-    assert plan.metrics["opd/reverse_kl"] == pytest.approx(want_kl, rel=1e-5)
+    assert metrics["opd/reverse_kl"] == pytest.approx(want_kl, rel=1e-5)
 
 
 def test_one_step_stale_samples_are_corrected_without_asking(numbers, tmp_path, make_config):
@@ -82,10 +82,10 @@ def test_masked_tokens_have_no_gradient_whatever_they_hold(algorithm, numbers, t
     batch.engine_logprobs_N[~batch.mask_N] = math.nan
     numbers_N["new"].requires_grad_()
     numbers_N["entropy"].requires_grad_()
-    total, _, plan = _loss(make_config(tmp_path, algorithm=algorithm), batch, numbers_N, with_reference=True)
+    total, _, metrics = _loss(make_config(tmp_path, algorithm=algorithm), batch, numbers_N, with_reference=True)
     total.backward()
     assert math.isfinite(float(total.detach()))
-    assert all(math.isfinite(value) for value in plan.metrics.values())
+    assert all(math.isfinite(value) for value in metrics.values())
     for name in ("new", "entropy"):
         assert bool((numbers_N[name].grad[~mask_N] == 0).all())
         assert bool(torch.isfinite(numbers_N[name].grad).all())
@@ -96,9 +96,9 @@ def test_a_fully_masked_step_has_no_loss_and_finite_metrics(numbers, tmp_path, m
     batch, numbers_N = numbers
     batch = dataclasses.replace(batch, mask_N=np.zeros(TOKENS, dtype=bool), valid_B=np.zeros(len(LENGTHS), dtype=bool))
     cfg = make_config(tmp_path, algorithm=Algorithm(normalize_advantages=True))
-    total, count, plan = _loss(cfg, batch, numbers_N)
+    total, count, metrics = _loss(cfg, batch, numbers_N)
     assert (float(total), int(count)) == (0.0, 0)
-    assert all(math.isfinite(value) for value in plan.metrics.values())
+    assert all(math.isfinite(value) for value in metrics.values())
 
 
 def test_micro_batches_add_up_to_the_step(numbers, tmp_path, make_config):
@@ -110,16 +110,46 @@ def test_micro_batches_add_up_to_the_step(numbers, tmp_path, make_config):
     assert int(part_count) == int(count)
 
 
+@pytest.mark.parametrize(
+    ("algorithm", "needed"),
+    [
+        pytest.param(Algorithm(), False, id="one update"),
+        pytest.param(Algorithm(updates_per_step=2), True, id="two updates"),
+        pytest.param(Algorithm(epochs_per_step=2), True, id="two epochs"),
+        pytest.param(Algorithm(normalize_advantages=True), True, id="whitened"),
+    ],
+)
+def test_log_probs_before_the_update_are_left_out_where_its_own_are_the_same(algorithm, needed):
+    assert needs_old_logprobs(algorithm) == needed
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "distillation"), [case for case in CASES if not needs_old_logprobs(case.values[0])]
+)
+def test_an_only_update_reads_its_own_log_probs_as_if_they_had_been_known(
+    algorithm, distillation, numbers, tmp_path, make_config
+):
+    batch, numbers_N = numbers
+    cfg = make_config(tmp_path, algorithm=algorithm, distillation=distillation)
+    results = []
+    for old in (numbers_N["new"], None):
+        step_N = {**numbers_N, "old": old, "new": numbers_N["new"].clone().requires_grad_()}
+        total, count, metrics = _loss(cfg, batch, step_N, with_reference=True, budget=8)
+        total.backward()
+        results.append((float(total.detach()), int(count), metrics, step_N["new"].grad.tolist()))
+    assert results[0] == results[1]
+
+
 def _loss(cfg, batch, numbers_N, *, with_reference=False, budget=24):
-    """Numerator and denominator over all micro-batches of the step."""
+    """Numerator and denominator over all micro-batches of the step, and its metrics."""
     ref_N = numbers_N["ref"] if with_reference else None
-    plan = advantages(cfg, batch, old_N=numbers_N["old"], teacher_N=numbers_N["teacher"], ref_N=ref_N)
+    objective = Objective(cfg, batch, old_N=numbers_N["old"], teacher_N=numbers_N["teacher"], ref_N=ref_N)
     packer = Packer(batch, max_tokens=budget, data_parallel=1)
     parts = [
-        update_loss(cfg.algorithm, plan, micro, numbers_N["new"][micro.flat_n], numbers_N["entropy"][micro.flat_n])
+        objective.loss(micro, numbers_N["new"][micro.flat_n], numbers_N["entropy"][micro.flat_n])
         for micro in packer.micro_batches(packer.trainable, 0)
     ]
-    return sum(part[0] for part in parts), sum(part[1] for part in parts), plan
+    return sum(part[0] for part in parts), sum(part[1] for part in parts), objective.metrics()
 
 
 def _scalar_loss(cfg, batch, numbers_N) -> tuple[float, int]:
