@@ -48,6 +48,7 @@ def test_a_step_is_recorded_by_its_parts(offloaded, recompute, large_model, make
     record(
         {f"{name} s": value for name, value in result.seconds.items()}
         | {
+            "logprobs s": _seconds(lambda: trainer.logprobs(batch)),  # a pass that this step, one update, does without
             "export s": _seconds(lambda: sum(tensor.nbytes for _, tensor in trainer.named_weights())),
             "update tokens/s": tokens / result.seconds["update"],
             "teacher tokens/s": tokens / result.seconds["teacher"],
@@ -55,7 +56,7 @@ def test_a_step_is_recorded_by_its_parts(offloaded, recompute, large_model, make
             "Transformer Engine": uses_transformer_engine(),
         }
     )
-    assert all(value > 0 for value in result.seconds.values())
+    assert result.seconds["teacher"] > 0 and result.seconds["update"] > 0
 
 
 def test_a_checkpoint_is_recorded(large_model, start_trainer, tmp_path, record):
