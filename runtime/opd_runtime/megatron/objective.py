@@ -140,6 +140,7 @@ def update_loss(
     new_n: Tensor,
     entropy_n: Tensor,
 ) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+    """Numerator, denominator and sums over the n tokens of a micro-batch, b samples."""
     algorithm, mask_n = cfg.algorithm, given.mask_N
     policy = policy_loss(
         new_n,
