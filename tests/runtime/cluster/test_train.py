@@ -130,8 +130,8 @@ def test_training_survives_a_teacher_pod_that_is_replaced(cluster: JobCluster) -
 @pytest.mark.full
 def test_a_lost_trainer_is_nobodys_fault_and_the_next_attempt_goes_on(cluster: JobCluster) -> None:
     start_teacher(cluster)
-    job = cluster.write_job(**QUICK, steps=8, checkpoint={"claimName": "checkpoints", "everySteps": 2})
-    driver = cluster.train(1, job)
+    checkpoint = {"claimName": "checkpoints", "everySteps": 2}
+    driver = cluster.train(1, cluster.write_job(**QUICK, steps=5000, checkpoint=checkpoint))
     reports = cluster.api.documents
     cluster.wait_for(lambda: reports and reports[-1].checkpoint, "a checkpoint", driver)
     cluster.actor("TrainerActor").kill()
@@ -141,9 +141,10 @@ def test_a_lost_trainer_is_nobodys_fault_and_the_next_attempt_goes_on(cluster: J
         "Infrastructure",
         "TrainerLost",
     )
-    again = cluster.train(2, job)
+    steps = reports[-1].step + 3
+    again = cluster.train(2, cluster.write_job(**QUICK, steps=steps, checkpoint=checkpoint))
     assert again.exit_code() == 0, again.output()
-    assert reports[-1].phase == "Succeeded" and steps_of(cluster.run_dir) == list(range(1, 9))
+    assert reports[-1].phase == "Succeeded" and steps_of(cluster.run_dir) == list(range(1, steps + 1))
 
 
 @pytest.mark.full
