@@ -55,7 +55,7 @@ test-full: setup check testbed ## every matrix and seed; writes docs/test-report
 	$(BIN)/python -m pytest -n 2 tests/unit --test-report docs/test-report/unit.md
 	$(BIN)/python -m pytest tests/cluster --test-report docs/test-report/cluster.md
 	$(BIN)/python -m pytest tests/controlplane --test-report docs/test-report/controlplane.md
-	$(BIN)/python -m pytest -n 2 tests/runtime tests/gpu --test-report docs/test-report/runtime.md
+	$(BIN)/python -m pytest tests/runtime tests/gpu --test-report docs/test-report/runtime.md
 
 check: setup ## lint, types, import rules, generated files
 	$(BIN)/ruff format --check .
