@@ -42,7 +42,7 @@ def apply_opd_penalty(
     if not bool(finite_N.all()):
         first = int((~finite_N).nonzero()[0])
         raise ValueError(
-            f"response token {first} of the step trains, but its log-probs are {float(student_logprobs_N[first])} "
+            f"response token {first} of those given trains, but its log-probs are {float(student_logprobs_N[first])} "
             f"(student) and {float(teacher_logprobs_N[first])} (teacher): a token without a score must be masked"
         )
     term_N = reverse_kl_N if max_log_ratio is None else reverse_kl_N.clamp(-max_log_ratio, max_log_ratio)

@@ -1,4 +1,4 @@
-"""Which numbers go into the maths of `algorithms`: advantages of a whole step, and the loss of one micro-batch.
+"""Which numbers go into the maths of `algorithms`: a step's advantages, the loss of one micro-batch, the metrics.
 
 The order is the contract's: task rewards, group normalisation, KL to the reference, OPD term, whitening.
 
@@ -75,7 +75,6 @@ class Objective:
             mask_N=self.mask_N,
             kl_coef=batch.kl_coef,
         )
-        self.learns_old = old_N is None
         self.old_N = torch.zeros_like(teacher_N) if old_N is None else old_N
         self._advantages_N = None if old_N is None else self._whole_step(old_N)
 
