@@ -56,7 +56,7 @@ def test_a_step_is_recorded_by_its_parts(offloaded, recompute, large_model, make
             "Transformer Engine": uses_transformer_engine(),
         }
     )
-    assert result.seconds["teacher"] > 0 and result.seconds["update"] > 0
+    assert all(value > 0 for value in result.seconds.values())
 
 
 def test_a_checkpoint_is_recorded(large_model, start_trainer, tmp_path, record):

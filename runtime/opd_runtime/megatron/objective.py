@@ -62,17 +62,17 @@ class Objective:
     ) -> None:
         """`old_N`: the trainer's log-probs before the first update; None: read from the only update's forward pass."""
         device = teacher_N.device
-        self.cfg, self.mask_N = cfg, _on(batch.mask_N, device)
+        self.cfg, mask_N = cfg, _on(batch.mask_N, device)
         self.lengths_B = _on(batch.response_lengths_B.astype(np.int64), device)
         groups_B, valid_B = _on(batch.groups_B.astype(np.int64), device), _on(batch.valid_B, device)
         estimate = ESTIMATORS[cfg.algorithm.advantage_estimator]
         task_N = broadcast_to_tokens(estimate(_on(batch.rewards_B, device), groups_B, valid_B), self.lengths_B)
         self.given = Given(
-            task_N=torch.where(self.mask_N, task_N, 0.0),
+            task_N=torch.where(mask_N, task_N, 0.0),
             teacher_N=teacher_N,
             ref_N=ref_N,
             engine_N=_on(batch.engine_logprobs_N, device),
-            mask_N=self.mask_N,
+            mask_N=mask_N,
             kl_coef=batch.kl_coef,
         )
         self.old_N = torch.zeros_like(teacher_N) if old_N is None else old_N
@@ -80,7 +80,7 @@ class Objective:
 
     def _whole_step(self, old_N: Tensor) -> Tensor:
         advantages_N = penalized(self.cfg, self.given, old_N).advantages_N
-        return whiten(advantages_N, self.mask_N) if self.cfg.algorithm.normalize_advantages else advantages_N
+        return whiten(advantages_N, self.given.mask_N) if self.cfg.algorithm.normalize_advantages else advantages_N
 
     def loss(self, micro: MicroBatch, new_n: Tensor, entropy_n: Tensor) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
         """What Megatron asks of a loss function: numerator, denominator (an integer), and sums for the metrics."""
@@ -96,7 +96,7 @@ class Objective:
 
     def metrics(self) -> dict[str, float]:
         """Of the step as the old weights saw it. `old_N` must be whole: each rank has read what it trained."""
-        given, old_N, mask_N = self.given, self.old_N, self.mask_N
+        given, old_N, mask_N = self.given, self.old_N, self.given.mask_N
         penalty = penalized(self.cfg, given, old_N)
         tokens = mask_N.sum().clamp_min(1)
         gap_N = torch.where(mask_N, (given.engine_N - old_N).abs(), 0.0)

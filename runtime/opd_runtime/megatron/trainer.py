@@ -144,7 +144,7 @@ class Trainer:
             return {"policy/lr": rate}
         dist.all_reduce(totals, group=parallel_state.get_data_parallel_group())
         loss, count, clipped, ppo_kl, entropy = totals.tolist()
-        tokens = max(float(objective.mask_N.sum()) * algorithm.epochs_per_step, 1.0)
+        tokens = max(float(objective.given.mask_N.sum()) * algorithm.epochs_per_step, 1.0)
         return {
             "policy/loss": loss / max(count, 1.0),
             "policy/clip_frac": clipped / tokens,
